@@ -1,0 +1,1 @@
+"""Contracts, types, keys and checks that every other room builds on."""

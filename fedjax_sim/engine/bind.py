@@ -1,0 +1,130 @@
+"""Bind a recipe to a task and a plan: here lanes, devices and the trace come in."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from fedjax_sim.core import tree
+from fedjax_sim.core.checks import InputError
+from fedjax_sim.core.contracts import Algorithm, Task
+from fedjax_sim.core.types import Aggregate, Array, Cohort, Context, Info, Model, PyTree
+from fedjax_sim.data.batching import DeviceShards
+from fedjax_sim.engine.cohort import CohortResult, Work, run_cohort
+from fedjax_sim.engine.compose import Parts, Recipe
+from fedjax_sim.engine.plan import Plan
+
+
+class AlgorithmState(NamedTuple):
+    """State of a composed algorithm.
+
+    Attributes:
+      hyper: `{name: float scalar}`, the traced hyper-parameters.
+      server: the server update's own state.
+    """
+
+    hyper: dict[str, Array]
+    server: PyTree
+
+
+def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
+    """An `Algorithm` from a recipe.
+
+    Args:
+      recipe: what `compose` or a recipe builder returned.
+      task: what is learned.
+      plan: lanes.
+      mesh: `plan.devices` devices.
+
+    Returns:
+      `Algorithm` whose `init` takes `hyper` to override the recipe's numbers without
+      compiling anew.
+    """
+
+    def parts(state: AlgorithmState) -> Parts:
+        return recipe.build(**state.hyper)
+
+    def init(
+        key: Array, model: Model, n_clients: int, hyper: dict[str, Any] | None = None
+    ) -> AlgorithmState:
+        del key
+        numbers = {n: jnp.asarray(v, float) for n, v in (recipe.hyper | (hyper or {})).items()}
+        _refuse_new(numbers, recipe)
+        server = recipe.build(**numbers).server.init(model, n_clients)
+        return tree.strong(AlgorithmState(numbers, server))
+
+    def init_row(key: Array, model: Model, state: AlgorithmState) -> PyTree:
+        return parts(state).client(task).init(key, model)
+
+    def work_of(hyper: dict[str, Array]) -> Work:
+        built = recipe.build(**hyper)
+        return Work(built.client(task), built.aggregator, built.server.receive)
+
+    def step(
+        key: Array, state: AlgorithmState, rows: PyTree, cohort: Cohort, data: DeviceShards
+    ) -> tuple[AlgorithmState, PyTree, Info]:
+        built = parts(state)
+        sent = built.server.send(state.server)
+        result = run_cohort(
+            work_of, state.hyper, sent, rows, cohort, data, key=key, lanes=plan.lanes, mesh=mesh
+        )
+        aggregate = built.aggregator.finalize(result.acc)
+        server = built.server.update(state.server, aggregate)
+        info = _info(result, aggregate, cohort, sent, built)
+        return AlgorithmState(state.hyper, tree.strong(server)), result.rows, info
+
+    def model_of(ctx: Context, state: AlgorithmState, row: PyTree, data: Any) -> Model:
+        built = parts(state)
+        if built.model_of is None:
+            return built.server.model(state.server)
+        return built.model_of(ctx, state.server, row, data)
+
+    trial = recipe.build(**recipe.hyper)
+    return Algorithm(
+        init=init,
+        init_row=init_row,
+        step=step,
+        model_of=model_of,
+        personal=trial.model_of is not None,
+        global_model=(lambda s: parts(s).server.model(s.server)) if trial.shared else None,
+        predict=task.predict,
+    )
+
+
+def _refuse_new(numbers: dict[str, Array], recipe: Recipe) -> None:
+    for name in numbers.keys() - recipe.hyper.keys():
+        known = ", ".join(sorted(recipe.hyper)) or "none (give the optimizer as a function)"
+        raise InputError(f"hyper.{name}", numbers[name], f"{recipe.name} can vary: {known}")
+
+
+def _info(
+    result: CohortResult, aggregate: Aggregate, cohort: Cohort, sent: PyTree, built: Parts
+) -> Info:
+    aux = result.aux
+    scalars = {
+        "cohort_present": _present(cohort),
+        "total_weight": aggregate.weight,
+        "client_steps": jnp.sum(result.steps),
+        "lane_steps": result.executed,
+        "lane_steps_bound": result.bound,
+        "downlink_bytes_each": jnp.uint32(_received_bytes(built, sent, cohort)),
+        "uplink_bytes_each": jnp.uint32(tree.n_bytes(aggregate.update)),
+    }
+    if "loss_sum" in aux:
+        count = jnp.sum(aux["loss_count"])
+        scalars["train_loss"] = jnp.where(count > 0, jnp.sum(aux["loss_sum"]) / count, jnp.nan)
+    return Info(scalars | aggregate.aux, aux | {"steps": result.steps})
+
+
+def _present(cohort: Cohort) -> Array:
+    """How many members of the cohort are present."""
+    return jnp.sum(cohort.members.present, dtype=jnp.int32)
+
+
+def _received_bytes(built: Parts, sent: PyTree, cohort: Cohort) -> int:
+    member = tree.take(cohort.members, jnp.int32(0))
+    return tree.n_bytes(jax.eval_shape(built.server.receive, sent, member))
+

@@ -1,0 +1,220 @@
+"""The local loop, the only one: a queue of clients packed onto L lanes.
+
+Each lane works on one client. Repeat: let m be the fewest steps left on any busy lane; run m
+steps of all lanes with no mask, select or branch; then, one lane at a time, finish what
+ended, fold its report, and start the next client of the queue. A lane's cost is its own
+client's, never the longest of a wave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_sim.core import tree
+from fedjax_sim.core.contracts import Aggregator, ClientUpdate
+from fedjax_sim.core.types import Array, Context, Member, PyTree
+from fedjax_sim.data.batching import ClientData, DeviceShards
+
+
+class Jobs(NamedTuple):
+    """A device's queue, longest client first, absent ones last.
+
+    Attributes:
+      member: `Member` with leaves `[k]`.
+      key: `[k]` client keys.
+      steps: int32 `[k]`, 0 for absent members.
+      row: int32 `[k]`, where the client's state lies in the device's `rows`.
+      position: int32 `[k]`, the client's row in the cohort (out of range for padding).
+    """
+
+    member: Member
+    key: Array
+    steps: Array
+    row: Array
+    position: Array
+
+
+class LaneResult(NamedTuple):
+    """What one device brings home.
+
+    Attributes:
+      acc: its accumulator.
+      rows: client states `[k, ...]`, those of absent members untouched.
+      aux: `{name: [k, ...]}` in queue order, 0 for absent members.
+      executed: int32, lane steps run (idle lanes included).
+    """
+
+    acc: PyTree
+    rows: PyTree
+    aux: dict[str, Array]
+    executed: Array
+
+
+class _Pack(NamedTuple):
+    """Work on L lanes; one lane carries no lane axis."""
+
+    lanes: int
+
+    def each(self, f: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        if self.lanes > 1:
+            return jax.vmap(f)
+        return lambda job, t, work: f(job[0], t[0], work)
+
+    def take(self, work: PyTree, lane: Array) -> PyTree:
+        return work if self.lanes == 1 else tree.take(work, lane)
+
+    def put(self, work: PyTree, lane: Array, one: PyTree) -> PyTree:
+        if self.lanes == 1:
+            return one
+        return jax.tree.map(lambda w, x: w.at[lane].set(x), work, one)
+
+
+class _Carry(NamedTuple):
+    job: Array  # int32 [L], index into the queue
+    t: Array  # int32 [L], local step
+    left: Array  # int32 [L], steps left
+    busy: Array  # bool [L]
+    work: PyTree
+    queue: Array  # int32, next job
+    rows: PyTree
+    acc: PyTree
+    aux: dict[str, Array]
+    executed: Array
+
+
+class _Bound(NamedTuple):
+    """A ClientUpdate with everything but the job filled in."""
+
+    client: ClientUpdate
+    receive: Callable[..., PyTree]
+    sent: PyTree
+    data: DeviceShards
+    jobs: Jobs
+    round: Array
+
+    def setting(self, job: Array) -> tuple[Context, PyTree, ClientData]:
+        member = tree.take(self.jobs.member, job)
+        ctx = Context(self.jobs.key[job], self.round, member)
+        return ctx, self.receive(self.sent, member), self.data.client(member.id)
+
+    def start(self, job: Array, rows: PyTree) -> PyTree:
+        ctx, received, data = self.setting(job)
+        return self.client.start(ctx, received, tree.take(rows, self.jobs.row[job]), data)
+
+    def step(self, job: Array, t: Array, work: PyTree) -> PyTree:
+        ctx, received, data = self.setting(job)
+        return self.client.step(ctx, t, work, received, data)
+
+    def finish(self, job: Array, work: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
+        ctx, received, data = self.setting(job)
+        return self.client.finish(
+            ctx, work, received, tree.take(rows, self.jobs.row[job]), data
+        )
+
+
+def run_lanes(
+    client: ClientUpdate,
+    aggregator: Aggregator,
+    receive: Callable[..., PyTree],
+    sent: PyTree,
+    rows: PyTree,
+    jobs: Jobs,
+    data: DeviceShards,
+    round_index: Array,
+    *,
+    lanes: int,
+    cohort_size: int,
+) -> LaneResult:
+    """Run every present client of the queue to its end.
+
+    Args:
+      client: the work.
+      aggregator: folds reports as clients end.
+      receive: `(sent, Member) -> received`.
+      sent: what the server sent, shared by all.
+      rows: client states `[k, ...]`.
+      jobs: the queue, longest first, absent members last.
+      data: all clients' examples.
+      round_index: int32.
+      lanes: L; more than the queue is long is the same as its length.
+      cohort_size: K of the whole cohort, for collecting aggregators.
+
+    Cost: memory L x work + one accumulator + rows; lane steps at most
+    L x (longest + total / L).
+    """
+    k = jobs.steps.shape[0]
+    pack = _Pack(min(lanes, k))
+    bound = _Bound(client, receive, sent, data, jobs, round_index)
+    n_present = jnp.sum(jobs.member.present, dtype=jnp.int32)
+    first = jnp.arange(pack.lanes, dtype=jnp.int32)
+    start_all = pack.each(lambda job, t, work: bound.start(job, rows))
+    work = tree.strong(start_all(first, first, ()))
+    report_shape, _ = jax.eval_shape(bound.finish, first[0], pack.take(work, first[0]), rows)
+    carry = _Carry(
+        job=first,
+        t=jnp.zeros_like(first),
+        left=jobs.steps[first],
+        busy=first < n_present,
+        work=work,
+        queue=jnp.asarray(pack.lanes, jnp.int32),
+        rows=rows,
+        acc=aggregator.zero(report_shape, cohort_size),
+        aux={n: jnp.zeros((k, *s.shape), s.dtype) for n, s in report_shape.aux.items()},
+        executed=jnp.zeros((), jnp.int32),
+    )
+    refill = _refill(bound, aggregator, pack, n_present)
+
+    def advance(c: _Carry) -> _Carry:
+        fewest = jnp.min(jnp.where(c.busy, c.left, jnp.iinfo(jnp.int32).max))
+        fewest = jnp.where(jnp.any(c.busy), fewest, 0)
+        step_all = pack.each(bound.step)
+        work = jax.lax.fori_loop(0, fewest, lambda i, w: step_all(c.job, c.t + i, w), c.work)
+        c = c._replace(
+            work=work,
+            t=c.t + fewest,
+            left=c.left - fewest,
+            executed=c.executed + fewest * pack.lanes,
+        )
+        return jax.lax.while_loop(lambda c: jnp.any(_ended(c)), refill, c)
+
+    carry = jax.lax.while_loop(lambda c: jnp.any(c.busy), advance, carry)
+    return LaneResult(carry.acc, carry.rows, carry.aux, carry.executed)
+
+
+def _ended(c: _Carry) -> Array:
+    return c.busy & (c.left <= 0)
+
+
+def _refill(
+    bound: _Bound, aggregator: Aggregator, pack: _Pack, n_present: Array
+) -> Callable[[_Carry], _Carry]:
+    """Finish the first ended lane and start the queue's next client on it."""
+    jobs, k = bound.jobs, bound.jobs.steps.shape[0]
+
+    def refill(c: _Carry) -> _Carry:
+        lane = jnp.argmax(_ended(c)).astype(jnp.int32)
+        job = c.job[lane]
+        report, row = bound.finish(job, pack.take(c.work, lane), c.rows)
+        rows = jax.tree.map(lambda old, new: old.at[jobs.row[job]].set(new), c.rows, row)
+        one = jax.tree.map(lambda x: jnp.asarray(x)[None], report)
+        acc = aggregator.accumulate(c.acc, one, jobs.position[job][None])
+        aux = {n: c.aux[n].at[job].set(v) for n, v in report.aux.items()}
+        upcoming = jnp.minimum(c.queue, k - 1)
+        work = tree.strong(bound.start(upcoming, rows))
+        return c._replace(
+            job=c.job.at[lane].set(upcoming),
+            t=c.t.at[lane].set(0),
+            left=c.left.at[lane].set(jobs.steps[upcoming]),
+            busy=c.busy.at[lane].set(c.queue < n_present),
+            work=pack.put(c.work, lane, work),
+            queue=c.queue + 1,
+            rows=rows,
+            acc=acc,
+            aux=aux,
+        )
+
+    return refill

@@ -1,0 +1,54 @@
+"""The plan: how many lanes on how many devices. It changes speed only."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from fedjax_sim.core.checks import integer
+
+_TINY_PARAMETERS = 20_000
+_GPU_WORK_BYTES = 8 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where the cohort runs.
+
+    Attributes:
+      lanes: clients worked on at the same time on a device.
+      devices: devices of the mesh.
+    """
+
+    lanes: int = 1
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        integer("plan.lanes", self.lanes, least=1)
+        integer("plan.devices", self.devices, least=1)
+
+
+def choose(
+    n_parameters: int, cohort: int, *, lanes: int | None = None, devices: int | None = None
+) -> Plan:
+    """A plan by rule of thumb; what is given is kept.
+
+    On a CPU one lane a core is best unless the model is tiny (weights fall out of cache);
+    on an accelerator as many lanes as the cohort has, within 8 GiB of work.
+
+    Args:
+      n_parameters: P.
+      cohort: K.
+      lanes: fixed by the user, or None.
+      devices: fixed by the user, or None for all that the cohort can fill.
+    """
+    devices = devices or max(1, min(len(jax.devices()), cohort))
+    each = -(-cohort // devices)
+    if lanes is None:
+        if jax.default_backend() == "cpu":
+            lanes = 8 if n_parameters < _TINY_PARAMETERS else 1
+        else:
+            lanes = max(1, _GPU_WORK_BYTES // (16 * max(n_parameters, 1)))
+        lanes = min(lanes, each)
+    return Plan(lanes, devices)

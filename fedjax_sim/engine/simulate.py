@@ -1,0 +1,121 @@
+"""The round loop, the only one: many rounds in one dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_sim.core import keys, tree
+from fedjax_sim.core.contracts import Algorithm, Sampler
+from fedjax_sim.core.types import Array, Cohort, Info, Model, PyTree
+from fedjax_sim.data.batching import DeviceShards
+from fedjax_sim.engine import store
+
+
+class RunState(NamedTuple):
+    """All that a run is, between two rounds.
+
+    Attributes:
+      algorithm: the algorithm's own state, hyper-parameters included.
+      rows: client states `[N, ...]`, or `()`.
+      sampler: the sampler's state.
+      round: int32, rounds done.
+    """
+
+    algorithm: PyTree
+    rows: PyTree
+    sampler: PyTree
+    round: Array
+
+
+def init_run(
+    algorithm: Algorithm,
+    sampler: Sampler,
+    key: Array,
+    model: Model,
+    n_clients: int,
+    hyper: dict[str, Any] | None = None,
+) -> RunState:
+    """The state before round 0; vmappable over `key` and `hyper`."""
+    state = algorithm.init(key, model, n_clients, hyper)
+    rows = store.init_rows(algorithm, key, model, state, n_clients)
+    round_index = jnp.zeros((), jnp.int32)
+    return tree.strong(RunState(state, rows, sampler.init(n_clients), round_index))
+
+
+def run_round(
+    algorithm: Algorithm, sampler: Sampler, key: Array, state: RunState, data: DeviceShards
+) -> tuple[RunState, Cohort, Info]:
+    """One federated round: sample, gather, step, scatter, observe."""
+    of_round = keys.round_key(key, state.round)
+    draw = keys.server_key(of_round, keys.Purpose.SAMPLE)
+    sampled, cohort = sampler.sample(draw, state.sampler, state.round)
+    rows = store.gather(state.rows, cohort.members)
+    after, new_rows, info = algorithm.step(of_round, state.algorithm, rows, cohort, data)
+    rows = store.scatter(state.rows, cohort.members, new_rows)
+    observed = sampler.observe(sampled, cohort, info)
+    return tree.strong(RunState(after, rows, observed, state.round + 1)), cohort, info
+
+
+def make_simulate(
+    algorithm: Algorithm,
+    sampler: Sampler,
+    *,
+    chunk: int,
+    probe: Callable[..., dict[str, Array]] | None = None,
+) -> Callable[..., tuple[RunState, dict[str, Array]]]:
+    """A function that runs up to `chunk` rounds.
+
+    Args:
+      algorithm: what `bind` returned.
+      sampler: who takes part.
+      chunk: rows of the record buffers (static); the number of rounds is a traced bound.
+      probe: `(key, RunState, probe_data) -> {name: scalar}`, run on the rounds that
+        `probe_every` divides and on `last_round`; its records carry `probed`.
+
+    Returns:
+      `(key, RunState, rounds, data, probe_data, probe_every, last_round) ->
+      (RunState, {name: [chunk]})`. Pure; jit it with the state donated, or vmap it.
+    """
+
+    def simulate(
+        key: Array,
+        state: RunState,
+        rounds: Array,
+        data: DeviceShards,
+        probe_data: PyTree = (),
+        probe_every: Array | int = 1,
+        last_round: Array | int = -1,
+    ) -> tuple[RunState, dict[str, Array]]:
+        def probed(state: RunState) -> dict[str, Array]:
+            if probe is None:
+                return {}
+            due = (state.round % jnp.maximum(probe_every, 1) == 0) | (state.round == last_round)
+            shapes = jax.eval_shape(lambda s: probe(key, s, probe_data), state)
+            values = jax.lax.cond(
+                due,
+                lambda s: tree.strong(probe(key, s, probe_data)),
+                lambda s: tree.zeros(shapes),
+                state,
+            )
+            return values | {"probed": due}
+
+        def one(state: RunState) -> tuple[RunState, dict[str, Array]]:
+            state, _, info = run_round(algorithm, sampler, key, state, data)
+            return state, info.scalars | probed(state)
+
+        shapes = jax.eval_shape(one, state)[1]
+        records = {n: jnp.zeros((chunk, *s.shape), s.dtype) for n, s in shapes.items()}
+
+        def body(i: Array, carry: tuple[RunState, dict[str, Array]]) -> Any:
+            state, records = carry
+            state, new = one(state)
+            return state, {n: records[n].at[i].set(v) for n, v in new.items()}
+
+        rounds = jnp.minimum(jnp.asarray(rounds, jnp.int32), chunk)
+        return jax.lax.fori_loop(0, rounds, body, (state, records))
+
+    return simulate
