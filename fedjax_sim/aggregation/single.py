@@ -22,7 +22,7 @@ class Single(NamedTuple):
 
 
 def take_one() -> Aggregator:
-    """Keep the update of the one client that reports, dtypes untouched; refuses a cohort of more."""
+    """Keep the update of the one client that reports; refuses a cohort of more than one."""
 
     def zero(report: Report, k: int) -> Single:
         if k != 1:

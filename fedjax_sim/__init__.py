@@ -1,0 +1,97 @@
+"""A federated-learning simulator in JAX: clients are a batch dimension.
+
+Names are imported when they are first used, so that `import fedjax_sim` starts no backend
+and costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedjax_sim import algorithms, data, tasks, transforms
+    from fedjax_sim.core.checks import InputError
+    from fedjax_sim.data import partition
+    from fedjax_sim.data.batching import Batches
+    from fedjax_sim.data.federated import Federation
+    from fedjax_sim.engine.compose import compose, recipe
+    from fedjax_sim.engine.mesh import cores_as_devices
+    from fedjax_sim.experiment.api import resume, run
+    from fedjax_sim.experiment.interrupt import Interrupted
+    from fedjax_sim.experiment.model_io import load
+    from fedjax_sim.experiment.session import Session
+    from fedjax_sim.experiment.settings import Settings
+    from fedjax_sim.tasks import models
+
+    __version__: str
+
+_MODULES = {
+    "algorithms": "fedjax_sim.algorithms",
+    "data": "fedjax_sim.data",
+    "models": "fedjax_sim.tasks.models",
+    "partition": "fedjax_sim.data.partition",
+    "tasks": "fedjax_sim.tasks",
+    "transforms": "fedjax_sim.transforms",
+}
+_NAMES = {
+    "Batches": "fedjax_sim.data.batching",
+    "Federation": "fedjax_sim.data.federated",
+    "InputError": "fedjax_sim.core.checks",
+    "Interrupted": "fedjax_sim.experiment.interrupt",
+    "Session": "fedjax_sim.experiment.session",
+    "Settings": "fedjax_sim.experiment.settings",
+    "compose": "fedjax_sim.engine.compose",
+    "cores_as_devices": "fedjax_sim.engine.mesh",
+    "load": "fedjax_sim.experiment.model_io",
+    "recipe": "fedjax_sim.engine.compose",
+    "resume": "fedjax_sim.experiment.api",
+    "run": "fedjax_sim.experiment.api",
+}
+
+__all__ = [
+    "Batches",
+    "Federation",
+    "InputError",
+    "Interrupted",
+    "Session",
+    "Settings",
+    "__version__",
+    "algorithms",
+    "compose",
+    "cores_as_devices",
+    "data",
+    "load",
+    "models",
+    "partition",
+    "recipe",
+    "resume",
+    "run",
+    "tasks",
+    "transforms",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value: Any = importlib.import_module(_MODULES[name])
+    elif name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return metadata.version("fedjax-sim")
+    except metadata.PackageNotFoundError:
+        return "0.1.0"

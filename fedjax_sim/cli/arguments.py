@@ -1,0 +1,120 @@
+"""The command line's grammar: verbs, and overrides of any field of an experiment."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from fedjax_sim.core.checks import InputError
+
+LISTS = ("algorithms", "datasets", "models", "partitions", "aggregators")
+_SHORT = {"rounds": "run.rounds", "algorithm": "algorithm.name", "seed": "run.seed"}
+
+_RUN_EPILOG = """\
+overrides:
+  Every field of an experiment can be set as --section.key VALUE (or =VALUE). Values are
+  TOML; a bare word is text. Sections: data, data.partition, model, task, algorithm, client,
+  server, run, plan. A piece of your own is named "package.module:function".
+
+examples:
+  fedjax-sim run
+  fedjax-sim run --algorithm fedprox --algorithm.mu 0.1 --client.epochs 2
+  fedjax-sim run --data.partition.alpha 100 --model.widths "[64]" --run.cohort all
+  fedjax-sim run my.toml --client.schedule cosine --out runs/cosine
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are `InputError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what cannot be parsed."""
+        given, _, rest = message.partition(": ")
+        field = given if rest else "arguments"
+        raise InputError(field, rest or message, f"see {self.prog} --help")
+
+
+def make_parser() -> Parser:
+    """The parser of all verbs; starts no JAX."""
+    parser = Parser(
+        prog="fedjax-sim",
+        description="Simulate federated learning: a cohort of clients is one compiled program.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    _add_run(verbs)
+    resume = verbs.add_parser("resume", help="go on with a run that was cut off")
+    resume.add_argument("folder", metavar="DIR", help="its folder")
+    listing = verbs.add_parser("list", help="what can be named in an experiment")
+    listing.add_argument("what", choices=LISTS)
+    listing.add_argument("--bibtex", action="store_true", help="the algorithms' papers as BibTeX")
+    verbs.add_parser("doctor", help="versions, devices, data, cache: what works here")
+    report = verbs.add_parser("report", help="draw a run's picture and print its table again")
+    report.add_argument("folder", metavar="DIR", help="its folder")
+    return parser
+
+
+def _add_run(verbs: Any) -> None:
+    run = verbs.add_parser(
+        "run",
+        help="train an experiment; without a file, the bundled one",
+        usage="fedjax-sim run [EXPERIMENT.toml] [--out DIR] [--rounds N] [--algorithm NAME] "
+        "[--seed N] [--section.key VALUE ...]",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run.add_argument("experiment", nargs="?", metavar="EXPERIMENT.toml", help="experiment file")
+    run.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME-1, -2, ...")
+    run.add_argument("--rounds", metavar="N", help="federated rounds (run.rounds)")
+    run.add_argument("--algorithm", metavar="NAME", help="algorithm.name; see list algorithms")
+    run.add_argument("--seed", metavar="N", help="seed of model, cohorts, shuffles (run.seed)")
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The arguments of a verb, and `{dotted key: text}` of the overrides.
+
+    Raises:
+      InputError: what no verb takes, a value that is missing, a key given twice.
+    """
+    parser = make_parser()
+    is_run = "run" in argv[:1]
+    rest, overrides = split_overrides(argv) if is_run else (argv, {})
+    arguments = parser.parse_args(rest)
+    arguments.parser = parser
+    for short, key in _SHORT.items() if is_run else ():
+        text = getattr(arguments, short)
+        if text is not None:
+            _add(overrides, key, text)
+    return arguments, overrides
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take `--section.key VALUE` and `--section.key=VALUE` out of the arguments.
+
+    Example:
+      >>> split_overrides(["run", "--client.epochs", "2", "--seed", "1"])
+      (['run', '--seed', '1'], {'client.epochs': '2'})
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    tokens = iter(argv)
+    for token in tokens:
+        name, equals, value = token[2:].partition("=")
+        if not token.startswith("--") or "." not in name:
+            rest.append(token)
+            continue
+        if not equals:
+            value = next(tokens, "--")
+            if value.startswith("--"):
+                raise InputError(f"--{name}", "(nothing)", f"needs a value: --{name} VALUE")
+        _add(overrides, name, value)
+    return rest, overrides
+
+
+def _add(overrides: dict[str, str], key: str, text: str) -> None:
+    if key in overrides:
+        remedy = f"is given twice, first as {overrides[key]}; give it once"
+        raise InputError(key, text, remedy)
+    overrides[key] = text

@@ -1,0 +1,75 @@
+"""Writing that survives a power cut: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from fedjax_sim.core.checks import InputError
+
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+FINAL = "final"
+CURVES = "curves.png"
+CHECKPOINTS = "checkpoints"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    raw = content.encode() if isinstance(content, str) else content
+    new = path.with_name(f".tmp-{path.name}")
+    new.write_bytes(raw)
+    sync(new)
+    os.replace(new, path)
+    sync(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds a run, or that cannot be written; writes nothing."""
+    if out.exists() and not out.is_dir():
+        raise InputError("out", str(out), "must be a folder, and is a file")
+    for name in (CONFIG, METRICS):
+        if (out / name).exists():
+            remedy = f"holds a run already ({name}); go on with resume, or name another folder"
+            raise InputError("out", str(out), remedy)
+    _check_writable(out)
+
+
+def check_used(out: Path) -> None:
+    """Refuse a folder without a run to resume, or that cannot be written."""
+    if not (out / CONFIG).is_file():
+        raise InputError("out", str(out), f"holds no run to resume: there is no {CONFIG}")
+    _check_writable(out)
+
+
+def _check_writable(out: Path) -> None:
+    at_hand = out
+    while not at_hand.exists():
+        at_hand = at_hand.parent
+    if not at_hand.is_dir() or not os.access(at_hand, os.W_OK | os.X_OK):
+        raise InputError("out", str(out), f"cannot be written: no right to write in {at_hand}")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder and its parents."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("out", str(out), f"cannot be made: {error.strerror}") from error

@@ -1,0 +1,167 @@
+"""The run directory: what is in it, in what order it is written, how it is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from fedjax_sim.core.checks import InputError
+from fedjax_sim.core.types import PyTree
+from fedjax_sim.experiment import checkpoint, files, model_io, run_result
+from fedjax_sim.experiment.checkpoint import Position
+from fedjax_sim.experiment.identity import identity
+from fedjax_sim.experiment.prepare import Prepared
+from fedjax_sim.experiment.records import Record, RecordFile, read_records
+from fedjax_sim.experiment.settings import ConfigText, Settings
+
+_PLAN = ("lanes", "devices", "chunk")
+
+
+def config_of(given: ConfigText | None, prepared: Prepared) -> str:
+    """Text of `config.toml`; the resolved settings alone where nothing was given."""
+    if isinstance(given, str):
+        return given
+    if given is not None:
+        return given(prepared.settings)
+    import tomli_w
+
+    settings = dataclasses.asdict(prepared.settings)
+    plan = {n: settings.pop(n) for n in _PLAN}
+    head = "# Made in Python: task and data are in the script that called run().\n"
+    algorithm = {"name": prepared.name, "hyper": {n: float(v) for n, v in prepared.hyper.items()}}
+    return head + tomli_w.dumps({"algorithm": algorithm, "run": settings, "plan": plan})
+
+
+class Folder:
+    """One run directory, made anew or gone on with.
+
+    Order of writing: `config.toml`; records, and a checkpoint after the records that it
+    counts; `final/`, `curves.png`; `summary.json` last, which marks the run as finished.
+    """
+
+    def __init__(self, out: Path, *, resume: bool) -> None:
+        """Check that the folder can be used; writes nothing."""
+        self.out, self._resume = out, resume
+        (files.check_used if resume else files.check_free)(out)
+        self._identity, self._config = "", ""
+        self._metrics: RecordFile | None = None
+        self._last: int | None = None
+        self._found: tuple[Path, Position] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end before."""
+        return (self.out / files.SUMMARY).is_file()
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.out / files.CHECKPOINTS
+
+    def with_plan(self, settings: Settings) -> Settings:
+        """The settings with the plan that the newest checkpoint was made with."""
+        at_hand = checkpoint.complete(self._checkpoints)
+        if not at_hand:
+            return settings
+        kept = checkpoint.facts_of(at_hand[-1])["position"]
+        for name in _PLAN:
+            wanted = getattr(settings, name)
+            if wanted is not None and wanted != kept[name]:
+                remedy = f"this run was made with {kept[name]}, and resume keeps the plan"
+                raise InputError(f"plan.{name}", wanted, remedy)
+        return dataclasses.replace(settings, **{n: kept[n] for n in _PLAN})
+
+    def identify(self, prepared: Prepared, shapes: PyTree, text: str) -> None:
+        """Fix which experiment this is; on resume, find and verify the newest checkpoint."""
+        if self._resume:
+            text = (self.out / files.CONFIG).read_bytes().decode()
+        self._config, self._identity = text, identity(prepared, shapes, text)
+        if self._resume:
+            self._found = checkpoint.newest(self._checkpoints, self._identity)
+
+    def begin(self) -> None:
+        """Make or tidy the folder and open the records."""
+        if not self._resume:
+            files.make_folder(self.out)
+            files.write_whole(self.out / files.CONFIG, self._config)
+        checkpoint.clean(self._checkpoints)
+        position = self._found[1] if self._found else None
+        keep = position.metrics_bytes if position else 0
+        if position:
+            read_records(self.out / files.METRICS, upto=keep)
+        self._metrics = RecordFile(self.out / files.METRICS, keep=keep)
+        if position and self._metrics.digest.hexdigest() != position.metrics_sha256:
+            remedy = "its lines were altered since the checkpoint; restore them"
+            raise InputError("metrics.jsonl", str(self.out / files.METRICS), remedy)
+
+    def restore(self, shapes: PyTree) -> tuple[PyTree, Position, list[Record]] | None:
+        """State, position and records of the newest checkpoint, or None."""
+        if self._found is None:
+            return None
+        path, position = self._found
+        self._last = position.round
+        records = read_records(self.out / files.METRICS, upto=position.metrics_bytes)
+        return checkpoint.restore(path, shapes), position, records
+
+    def append(self, records: list[Record]) -> None:
+        """Add records, durably."""
+        assert self._metrics is not None
+        self._metrics.append(records)
+
+    def written(self) -> tuple[int, str]:
+        """Bytes of records so far and their SHA-256."""
+        assert self._metrics is not None
+        return self._metrics.size, self._metrics.digest.hexdigest()
+
+    def checkpoint(self, state: PyTree, position: Position, *, keep: int) -> None:
+        """Write a checkpoint, unless this round has one."""
+        if position.round in (0, self._last):
+            return
+        checkpoint.save(self._checkpoints, state, position, self._identity, keep=keep)
+        self._last = position.round
+
+    def finish(self, run: run_result.Run) -> tuple[str, ...]:
+        """Write what a finished run leaves; returns notes on what was left out."""
+        notes = []
+        if run.model is None:
+            notes.append(f"no {files.FINAL}/: {run.summary['algorithm']} shares no model")
+        elif run.status == "done":
+            facts = run_result.model_facts(run.federation, run.summary)
+            model_io.save_model(self.out / files.FINAL, run.model, facts)
+        else:
+            notes.append(f"no {files.FINAL}/: the model is not finite; see {files.CHECKPOINTS}/")
+        if importlib.util.find_spec("fedjax_sim.experiment.plots") is None:
+            notes.append(f"no {files.CURVES}: this build has no plots")
+        else:
+            figure = run.plot()
+            figure.savefig(self.out / files.CURVES, dpi=150)
+            figure.clear()
+        text = json.dumps(_jsonable(run.summary), indent=2, allow_nan=False) + "\n"
+        files.write_whole(self.out / files.SUMMARY, text)
+        return tuple(notes)
+
+    def results(self) -> tuple[list[Record], dict[str, Any]]:
+        """Records and summary of a finished run."""
+        try:
+            summary = json.loads((self.out / files.SUMMARY).read_bytes())
+        except ValueError as error:
+            raise InputError("summary.json", str(self.out), f"is damaged: {error}") from error
+        return read_records(self.out / files.METRICS), summary
+
+    def close(self) -> None:
+        """Close the records."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+
+def _jsonable(value: Any) -> Any:
+    """Non-finite numbers as null, so that the file stays JSON."""
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value

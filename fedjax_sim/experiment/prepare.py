@@ -1,0 +1,246 @@
+"""From a recipe, a task and data to everything a run needs; all input is checked here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from fedjax_sim.core import keys, tree
+from fedjax_sim.core.checks import InputError, number
+from fedjax_sim.core.contracts import Algorithm, Sampler, Task
+from fedjax_sim.core.types import Array, Model, PyTree
+from fedjax_sim.data.federated import Federation, check_shards
+from fedjax_sim.engine import mesh as meshes
+from fedjax_sim.engine import plan as plans
+from fedjax_sim.engine.bind import bind
+from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.engine.plan import Plan
+from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
+from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
+from fedjax_sim.experiment.settings import Settings
+from fedjax_sim.sampling.uniform import uniform, with_stragglers
+
+_MOST_ROUNDS = 10
+_FLOPS = {"cpu": 5e9}
+_FLOPS_ACCELERATOR = 2e12
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run, ready to be compiled.
+
+    Attributes:
+      task: bound to the data's shape.
+      algorithm: bound to task, plan and mesh.
+      sampler: who takes part.
+      plan: lanes and devices.
+      mesh: the plan's devices.
+      settings: resolved: cohort, lanes, devices and chunk are numbers.
+      federation: the data.
+      evaluation: host arrays of the probe.
+      hyper: the recipe's numbers, overrides included.
+      init: the model to start from, or None.
+      name: of the algorithm.
+    """
+
+    task: Task
+    algorithm: Algorithm
+    sampler: Sampler
+    plan: Plan
+    mesh: Mesh
+    settings: Settings
+    federation: Federation
+    evaluation: ProbeData
+    hyper: dict[str, Any]
+    init: Model | None
+    name: str
+
+    @property
+    def chunk(self) -> int:
+        """Rounds a dispatch."""
+        assert self.settings.chunk is not None
+        return self.settings.chunk
+
+    @property
+    def key(self) -> Array:
+        """The run's key."""
+        return jax.random.key(self.settings.seed)
+
+    def init_state(self, init: Model | None) -> RunState:
+        """The state before round 1, from a model or a drawn one (pure; traced or not)."""
+        model = init
+        if model is None:
+            model = self.task.init(keys.for_purpose(self.key, keys.Purpose.INIT_MODEL))
+        model = tree.strong(model)
+        n = self.federation.n_clients
+        return init_run(self.algorithm, self.sampler, self.key, model, n, self.hyper)
+
+    def simulate(self) -> Callable[..., tuple[RunState, dict[str, Array]]]:
+        """The round loop with the probe, and a check that all is finite at its end."""
+        batch = self.settings.eval_batch_size
+        probe = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
+        some = any(data is not None for data in self.evaluation)
+        inner = make_simulate(
+            self.algorithm, self.sampler, chunk=self.chunk, probe=probe if some else None
+        )
+
+        def simulate(*args: Any) -> tuple[RunState, dict[str, Array]]:
+            state, records = inner(*args)
+            return state, records | {"finite": self._finite(state)}
+
+        return simulate
+
+    def probe_names(self, state: RunState) -> list[str]:
+        """Names that are recorded on evaluation rounds."""
+        batch = self.settings.eval_batch_size
+        probe = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
+        return sorted(jax.eval_shape(probe, self.key, state, self.evaluation))
+
+    def _finite(self, state: RunState) -> Array:
+        if self.algorithm.global_model is None:
+            return jnp.ones((), bool)
+        leaves = jax.tree.leaves(self.algorithm.global_model(state.algorithm))
+        checks = [jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+        return jnp.all(jnp.stack(checks)) if checks else jnp.ones((), bool)
+
+
+def prepare(
+    recipe: Recipe,
+    task: Any,
+    federation: Federation,
+    settings: Settings,
+    *,
+    init: Model | None = None,
+    sampler: Sampler | None = None,
+    hyper: dict[str, Any] | None = None,
+) -> Prepared:
+    """Check all input, bind recipe and task, choose the plan; compiles nothing.
+
+    Args:
+      recipe: the algorithm.
+      task: a `Task`, or a task that waits for the data's shape.
+      federation: the data.
+      settings: how the run is driven.
+      init: a model to start from.
+      sampler: who takes part; uniform by default.
+      hyper: numbers in place of the recipe's own.
+
+    Raises:
+      InputError: naming the field.
+    """
+    _check_types(recipe, federation)
+    bound = _bind_task(task, federation)
+    numbers = _hyper(recipe, hyper)
+    sampler = _sampler(recipe, federation, settings, sampler)
+    model = jax.eval_shape(bound.init, jax.random.key(0))
+    plan = plans.choose(
+        tree.n_entries(model.params),
+        sampler.size,
+        lanes=settings.lanes,
+        devices=settings.devices,
+    )
+    mesh = meshes.make_mesh(plan.devices)
+    algorithm = bind(recipe, bound, plan, mesh)
+    resolved = dataclasses.replace(
+        settings,
+        cohort=sampler.size,
+        lanes=plan.lanes,
+        devices=plan.devices,
+        chunk=settings.chunk or choose_chunk(model, federation, sampler.size, settings),
+    )
+    return Prepared(
+        task=bound,
+        algorithm=algorithm,
+        sampler=sampler,
+        plan=plan,
+        mesh=mesh,
+        settings=resolved,
+        federation=federation,
+        evaluation=probe_data(federation, algorithm, settings),
+        hyper=numbers,
+        init=None if init is None else _start(init, model),
+        name=recipe.name,
+    )
+
+
+def choose_chunk(model: PyTree, federation: Federation, cohort: int, settings: Settings) -> int:
+    """Rounds a dispatch: about a second of work by a rough forecast, 1 to 10, no timing.
+
+    The forecast takes one pass over the cohort's examples at 6 P operations an example.
+    """
+    limit = min(_MOST_ROUNDS, settings.checkpoint_every or _MOST_ROUNDS)
+    examples = cohort * float(np.mean(federation.train.sizes))
+    work = 6.0 * tree.n_entries(model.params) * examples
+    speed = _FLOPS.get(jax.default_backend(), _FLOPS_ACCELERATOR)
+    return int(np.clip(speed / max(work, 1.0), 1, limit))
+
+
+def _check_types(recipe: Any, federation: Any) -> None:
+    if not isinstance(recipe, Recipe):
+        remedy = "must be a recipe such as algorithms.fedavg(optax.sgd(0.1))"
+        raise InputError("recipe", type(recipe).__name__, remedy)
+    if not isinstance(federation, Federation):
+        remedy = "must be a Federation such as data.digits()"
+        raise InputError("federation", type(federation).__name__, remedy)
+    check_shards("federation.train", federation.train)
+    for name in ("train", "test"):
+        shards = getattr(federation, name)
+        if shards is not None and len(shards.x) >= 2**31:
+            raise InputError(f"federation.{name}", len(shards.x), "must have below 2^31 examples")
+        if shards is not None and shards.n_clients != federation.n_clients:
+            remedy = f"must have the clients of train: {federation.n_clients}"
+            raise InputError(f"federation.{name}", shards.n_clients, remedy)
+
+
+def _bind_task(task: Any, federation: Federation) -> Task:
+    x = federation.train.x
+    if hasattr(task, "bind"):
+        task = task.bind(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype))
+    if not isinstance(task, Task):
+        remedy = "must be a task such as tasks.classifier(models.mlp(200), classes=10)"
+        raise InputError("task", type(task).__name__, remedy)
+    return task
+
+
+def _hyper(recipe: Recipe, given: dict[str, Any] | None) -> dict[str, Any]:
+    for name, value in (given or {}).items():
+        if name not in recipe.hyper:
+            known = ", ".join(sorted(recipe.hyper)) or "none"
+            raise InputError(f"hyper.{name}", value, f"{recipe.name} can vary: {known}")
+        number(f"hyper.{name}", value)
+    return recipe.hyper | (given or {})
+
+
+def _sampler(
+    recipe: Recipe, federation: Federation, settings: Settings, sampler: Sampler | None
+) -> Sampler:
+    n = federation.n_clients
+    if sampler is None:
+        sampler = uniform(recipe.cohort or settings.cohort or min(10, n), n)
+    elif sampler.size != (settings.cohort or sampler.size):
+        remedy = f"must be left out, or be the sampler's {sampler.size}"
+        raise InputError("cohort", settings.cohort, remedy)
+    if settings.stragglers > 0:
+        return with_stragglers(sampler, settings.stragglers, drop=settings.drop_stragglers)
+    return sampler
+
+
+def _start(init: Any, like: Model) -> Model:
+    """The model to start from, refused where it does not fit the task's own."""
+    init = getattr(init, "model", init)
+    if jax.tree.structure(init) != jax.tree.structure(like):
+        remedy = "must be a Model(params, state) of the task's own structure"
+        raise InputError("init", type(init).__name__, remedy)
+    for (path, have), wanted in zip(
+        jax.tree_util.tree_flatten_with_path(init)[0], jax.tree.leaves(like), strict=True
+    ):
+        if jnp.shape(have) != wanted.shape:
+            name = f"init{jax.tree_util.keystr(path)}"
+            raise InputError(name, jnp.shape(have), f"must have shape {wanted.shape}")
+    return jax.tree.map(lambda v, w: jnp.array(v, w.dtype, copy=True), init, like)

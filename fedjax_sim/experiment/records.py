@@ -1,0 +1,125 @@
+"""Records: one JSON object a round, appended and made durable a chunk at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedjax_sim.core.checks import InputError
+
+Record = dict[str, Any]
+
+# Scalars of a round that are not recorded under their own names.
+_TOTALS = ("lane_steps", "lane_steps_bound")
+_EACH = {"uplink_bytes": "uplink_bytes_each", "downlink_bytes": "downlink_bytes_each"}
+_HIDDEN = {*_TOTALS, *_EACH.values(), "probed", "finite", "total_weight"}
+_FIRST = ("train_loss",)
+_LAST = ("uplink_bytes", "downlink_bytes", "cohort_present", "client_steps")
+
+
+def chunk_records(
+    buffers: Mapping[str, np.ndarray],
+    probes: Iterable[str],
+    *,
+    first_round: int,
+    rounds: int,
+    seconds: tuple[float, float],
+) -> list[Record]:
+    """Records of one dispatch.
+
+    Args:
+      buffers: `{name: [chunk]}` from the device; rows beyond `rounds` are ignored.
+      probes: names that count only on rounds marked `probed`.
+      first_round: round number (from 1) of row 0.
+      rounds: rounds that ran.
+      seconds: training time before and after the chunk; its rounds share it evenly.
+
+    Returns:
+      One JSON-ready object a round. `uplink_bytes` and `downlink_bytes` are of that round:
+      bytes a client times `cohort_present`.
+    """
+    probes, (before, after) = set(probes), seconds
+    own = [n for n in buffers if n not in probes | _HIDDEN and n not in (*_FIRST, *_LAST)]
+    order = [n for n in (*_FIRST, *sorted(probes), *_LAST, *sorted(own))]
+    out: list[Record] = []
+    for i in range(rounds):
+        row = {n: v[i].item() for n, v in buffers.items()}
+        row |= {n: row[each] * row["cohort_present"] for n, each in _EACH.items() if each in row}
+        keep = [n for n in order if n in row and (n not in probes or row["probed"])]
+        wall = before + (after - before) * (i + 1) / rounds
+        record = {"round": first_round + i, "wall_time_s": round(wall, 6)}
+        out.append(_finite(record | {n: row[n] for n in keep}))
+    return out
+
+
+def lane_totals(buffers: Mapping[str, np.ndarray], rounds: int) -> dict[str, int]:
+    """Lane steps run, and the fewest possible, summed over the chunk's rounds."""
+    return {n: int(buffers[n][:rounds].sum(dtype=np.int64)) for n in _TOTALS if n in buffers}
+
+
+def _finite(record: Record) -> Record:
+    bad = [n for n, v in record.items() if isinstance(v, float) and not math.isfinite(v)]
+    if not bad:
+        return record
+    return {n: None if n in bad else v for n, v in record.items()} | {"nonfinite": bad}
+
+
+class RecordFile:
+    """`metrics.jsonl`, opened for appending.
+
+    Attributes:
+      path: of the file.
+      size: bytes that are durable.
+      digest: SHA-256 of those bytes.
+    """
+
+    def __init__(self, path: Path, *, keep: int = 0) -> None:
+        """Open the file and drop everything after its first `keep` bytes."""
+        self.path = path
+        self.digest = hashlib.sha256(path.read_bytes()[:keep] if keep else b"")
+        self._file = path.open("ab")
+        self._file.truncate(keep)
+        self._file.seek(0, os.SEEK_END)
+        self.size = keep
+        os.fsync(self._file.fileno())
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write records and wait until they are on the disk."""
+        raw = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode()
+        self._file.write(raw)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.size += len(raw)
+        self.digest.update(raw)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_records(path: Path, *, upto: int | None = None) -> list[Record]:
+    """Records of a file, at most of its first `upto` bytes; a torn last line is left out.
+
+    Raises:
+      InputError: where a line is no record, or the file is shorter than `upto`.
+    """
+    raw = path.read_bytes() if path.exists() else b""
+    if upto is not None and len(raw) < upto:
+        remedy = f"has {len(raw)} bytes and needs the {upto} that the checkpoint knows"
+        raise InputError("metrics.jsonl", str(path), remedy)
+    lines = raw[:upto].split(b"\n")[:-1]
+    try:
+        records = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise InputError("metrics.jsonl", str(path), f"holds a damaged line: {error}") from error
+    for i, record in enumerate(records):
+        if not isinstance(record, dict) or record.get("round") != i + 1:
+            raise InputError("metrics.jsonl", str(path), f"line {i + 1} is not of round {i + 1}")
+    return records

@@ -1,0 +1,95 @@
+"""What a run hands back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fedjax_sim.core.checks import InputError
+from fedjax_sim.core.contracts import Algorithm
+from fedjax_sim.core.types import Model
+from fedjax_sim.data.federated import Federation
+from fedjax_sim.engine.simulate import RunState
+from fedjax_sim.experiment import model_io
+from fedjax_sim.experiment.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      records: one dict a round, as in `metrics.jsonl`.
+      summary: as in `summary.json`.
+      model: the trained model; None where the algorithm shares none (`local_only`).
+      federation: what was trained on.
+      algorithm: bound to task and plan.
+      state: the whole state after the last round.
+      status: `done`, or `diverged` where a number became infinite or NaN.
+      out: the run directory, or None.
+      finished_before: whether `resume` found nothing left to do.
+      resumed_from: rounds that were done when this process took over.
+      notes: what a person should know, such as a picture that could not be drawn.
+    """
+
+    records: list[Record] = dataclasses.field(repr=False)
+    summary: dict[str, Any] = dataclasses.field(repr=False)
+    model: Model | None = dataclasses.field(repr=False)
+    federation: Federation = dataclasses.field(repr=False)
+    algorithm: Algorithm = dataclasses.field(repr=False)
+    state: RunState | None = dataclasses.field(repr=False)
+    status: str
+    out: Path | None
+    finished_before: bool = False
+    resumed_from: int = 0
+    notes: tuple[str, ...] = ()
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Outputs `[n, ...]` of the trained model for inputs `[n, ...]`."""
+        x = np.asarray(x)
+        wanted = self.federation.train.x.shape[1:]
+        if x.shape[1:] != wanted:
+            raise InputError("x", x.shape, f"must have shape (n, {', '.join(map(str, wanted))})")
+        model = self._model()
+        wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(model))
+        with jax.enable_x64(wide or jax.config.jax_enable_x64):
+            return model_io.predict_in_batches(self.algorithm.predict, model, x)
+
+    def plot(self) -> Figure:
+        """The run's curves as a matplotlib figure; opens no window."""
+        from fedjax_sim.experiment.plots import curves
+
+        return curves(self.records, self.summary)
+
+    def table(self) -> str:
+        """The closing table."""
+        from fedjax_sim.experiment.report import closing_table
+
+        return closing_table(self.records, self.summary)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the trained model, for `load` to read."""
+        return model_io.save_model(
+            folder, self._model(), model_facts(self.federation, self.summary)
+        )
+
+    def _model(self) -> Model:
+        if self.model is None:
+            remedy = f"{self.summary['algorithm']} shares no model; see state.rows"
+            raise InputError("model", None, remedy)
+        return self.model
+
+
+def model_facts(federation: Federation, summary: dict[str, Any]) -> dict[str, Any]:
+    """What is kept beside a saved model."""
+    kept = ("algorithm", "federation", "rounds", "seed", "versions")
+    x = federation.train.x
+    shape = {"x_shape": list(x.shape[1:]), "x_dtype": str(jax.dtypes.canonicalize_dtype(x.dtype))}
+    return {n: summary[n] for n in kept} | shape

@@ -1,0 +1,313 @@
+"""A run: dispatches one after another, with records, checkpoints and an end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fedjax_sim.core.contracts import Sampler
+from fedjax_sim.core.types import Model
+from fedjax_sim.data.federated import Federation
+from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.engine.simulate import RunState
+from fedjax_sim.experiment import records as recording
+from fedjax_sim.experiment.checkpoint import Position
+from fedjax_sim.experiment.dispatch import Dispatch
+from fedjax_sim.experiment.folder import Folder, config_of
+from fedjax_sim.experiment.interrupt import Interrupted, Request, listen
+from fedjax_sim.experiment.prepare import Prepared, prepare
+from fedjax_sim.experiment.records import Record
+from fedjax_sim.experiment.run_result import Run
+from fedjax_sim.experiment.settings import ConfigText, Settings, next_stop
+from fedjax_sim.experiment.summary import summarize
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands; told once a chunk.
+
+    Attributes:
+      round: rounds done.
+      rounds: R.
+      latest: the newest record, with the newest value of every metric; empty at first.
+      rounds_per_second: of this process, compile time left out; 0 at first.
+      steps_per_second: local steps of clients a second, likewise.
+      seconds_left: forecast, or None before the first chunk.
+      phase: `compiling`, `training` or `done`.
+    """
+
+    round: int
+    rounds: int
+    latest: Record
+    rounds_per_second: float
+    steps_per_second: float
+    seconds_left: float | None
+    phase: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclasses.dataclass
+class _Clock:
+    """Totals of the whole run, and where this process began."""
+
+    round: int = 0
+    seconds: float = 0.0
+    client_steps: int = 0
+    lane_steps: int = 0
+    lane_steps_bound: int = 0
+    began: tuple[int, float, int] = (0, 0.0, 0)
+
+    def add(self, rounds: int, seconds: float, new: list[Record], lanes: dict[str, int]) -> None:
+        self.round, self.seconds = self.round + rounds, self.seconds + seconds
+        self.client_steps += sum(r.get("client_steps", 0) for r in new)
+        self.lane_steps += lanes.get("lane_steps", 0)
+        self.lane_steps_bound += lanes.get("lane_steps_bound", 0)
+
+    def totals(self) -> dict[str, Any]:
+        names = ("seconds", "client_steps", "lane_steps", "lane_steps_bound")
+        return {n: getattr(self, n) for n in names}
+
+
+class Session:
+    """One run of a recipe on a task and a federation.
+
+    Attributes:
+      prepared: everything bound; `prepared.settings` are the resolved settings.
+      out: the run directory, or None.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Any,
+        federation: Federation,
+        settings: Settings | None = None,
+        *,
+        out: str | Path | None = None,
+        config_text: ConfigText | None = None,
+        facts: dict[str, Any] | None = None,
+        init: Model | None = None,
+        sampler: Sampler | None = None,
+        hyper: dict[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Check all input and trace the program; nothing is written or compiled.
+
+        Args:
+          recipe: the algorithm.
+          task: a `Task`, or a task that waits for the data's shape.
+          federation: the data.
+          settings: how the run is driven.
+          out: the run directory to make, or None to keep everything in memory.
+          config_text: what `config.toml` shall hold, or a function that makes it of the
+            resolved settings; by default those settings alone.
+          facts: JSON-ready values for `summary.json`.
+          init: a model to start from.
+          sampler: who takes part; uniform by default.
+          hyper: numbers in place of the recipe's own.
+          resume: go on with the run in `out`, with the plan that it began with.
+
+        Raises:
+          InputError: naming the field.
+        """
+        settings = settings or Settings()
+        self.out = None if out is None else Path(out)
+        self._facts = facts or {}
+        self._wide = contextlib.nullcontext
+        if settings.float64:
+            self._wide = lambda: jax.enable_x64(True)
+        folder = None if self.out is None else Folder(self.out, resume=resume)
+        with self._wide():
+            if folder is not None and resume:
+                settings = folder.with_plan(settings)
+            given = {"init": init, "sampler": sampler, "hyper": hyper}
+            self.prepared: Prepared = prepare(recipe, task, federation, settings, **given)
+            self._dispatch = Dispatch(self.prepared)
+            if folder is not None:
+                text = config_of(config_text, self.prepared)
+                folder.identify(self.prepared, self._dispatch.shapes, text)
+        self._folder = folder
+        self._records: list[Record] = []
+        self._clock = _Clock()
+
+    @property
+    def settings(self) -> Settings:
+        """The resolved settings: cohort, lanes, devices and chunk are numbers."""
+        return self.prepared.settings
+
+    def run(self, on_progress: OnProgress | None = None) -> Run:
+        """Train to the last round, or to where a number is no longer finite.
+
+        Args:
+          on_progress: called with a `Progress` before the compile, after every chunk and
+            at the end.
+
+        Raises:
+          Interrupted: on Ctrl-C or SIGTERM, after records and checkpoint were written.
+        """
+        tell = on_progress or (lambda progress: None)
+        with self._wide(), listen() as request:
+            if self._folder is not None and self._folder.finished:
+                return self._finished_before()
+            if self._folder is not None:
+                self._folder.begin()
+            tell(self._progress("compiling"))
+            try:
+                self._dispatch.compile()
+                state = self._first_state()
+                state, status = self._train(state, tell, request)
+                result = self._finish(state, status)
+            finally:
+                if self._folder is not None:
+                    self._folder.close()
+            tell(self._progress("done"))
+            return result
+
+    def _first_state(self) -> RunState:
+        found = None if self._folder is None else self._folder.restore(self._dispatch.shapes)
+        if found is None:
+            return self._dispatch.first_state()
+        state, p, self._records = found
+        begin = (p.round, p.wall_time_s, p.client_steps)
+        self._clock = _Clock(
+            p.round, p.wall_time_s, p.client_steps, p.lane_steps, p.lane_steps_bound, begin
+        )
+        return self._dispatch.adopt(state)
+
+    def _train(self, state: RunState, tell: OnProgress, request: Request) -> tuple[RunState, str]:
+        clock, settings = self._clock, self.settings
+        while clock.round < settings.rounds:
+            if request.stop:
+                raise self._stop(state)
+            stop = next_stop(clock.round, settings, self.prepared.chunk)
+            state, finite = self._chunk(state, stop - clock.round)
+            if not finite:
+                return state, "diverged"
+            if _due(stop, settings):
+                self._checkpoint(state)
+            try:
+                tell(self._progress("training"))
+            except KeyboardInterrupt:
+                raise self._stop(state) from None
+        return state, "done"
+
+    def _chunk(self, state: RunState, rounds: int) -> tuple[RunState, bool]:
+        """One dispatch; its records are durable on return."""
+        start, clock = time.perf_counter(), self._clock
+        state, buffers = self._dispatch(state, rounds)
+        finite = bool(buffers.pop("finite"))
+        seconds = time.perf_counter() - start
+        new = recording.chunk_records(
+            buffers,
+            self._dispatch.probes,
+            first_round=clock.round + 1,
+            rounds=rounds,
+            seconds=(clock.seconds, clock.seconds + seconds),
+        )
+        clock.add(rounds, seconds, new, recording.lane_totals(buffers, rounds))
+        self._records += new
+        if self._folder is not None:
+            self._folder.append(new)
+        return state, finite and all(_sound(r) for r in new)
+
+    def _checkpoint(self, state: RunState) -> None:
+        if self._folder is None:
+            return
+        clock, settings = self._clock, self.settings
+        size, digest = self._folder.written()
+        assert settings.lanes and settings.devices and settings.chunk
+        position = Position(
+            round=clock.round,
+            metrics_bytes=size,
+            metrics_sha256=digest,
+            wall_time_s=clock.seconds,
+            client_steps=clock.client_steps,
+            lane_steps=clock.lane_steps,
+            lane_steps_bound=clock.lane_steps_bound,
+            lanes=settings.lanes,
+            devices=settings.devices,
+            chunk=settings.chunk,
+        )
+        self._folder.checkpoint(jax.device_get(state), position, keep=settings.keep_checkpoints)
+
+    def _stop(self, state: RunState) -> Interrupted:
+        self._checkpoint(state)
+        return Interrupted(self.out, self._clock.round)
+
+    def _progress(self, phase: str) -> Progress:
+        clock, rounds = self._clock, self.settings.rounds
+        done, seconds, steps = (
+            now - then
+            for now, then in zip(
+                (clock.round, clock.seconds, clock.client_steps), clock.began, strict=True
+            )
+        )
+        speed = done / seconds if seconds > 0 else 0.0
+        latest: Record = {}
+        for record in self._records[-max(self.settings.eval_every, 1) :]:
+            latest |= record
+        return Progress(
+            round=clock.round,
+            rounds=rounds,
+            latest=latest,
+            rounds_per_second=speed,
+            steps_per_second=steps / seconds if seconds > 0 else 0.0,
+            seconds_left=(rounds - clock.round) / speed if speed > 0 else None,
+            phase=phase,
+        )
+
+    def _finish(self, state: RunState, status: str) -> Run:
+        summary = summarize(
+            self.prepared,
+            self._records,
+            status=status,
+            totals=self._clock.totals(),
+            compile_seconds=self._dispatch.compile_seconds,
+            facts=self._facts,
+        )
+        run = self._result(state, summary)
+        if self._folder is None:
+            return run
+        return dataclasses.replace(run, notes=self._folder.finish(run))
+
+    def _result(self, state: RunState | None, summary: dict[str, Any]) -> Run:
+        p, model = self.prepared, None
+        if p.algorithm.global_model is not None and state is not None:
+            model = p.algorithm.global_model(state.algorithm)
+        return Run(
+            records=self._records,
+            summary=summary,
+            model=model,
+            federation=p.federation,
+            algorithm=p.algorithm,
+            state=state,
+            status=summary["status"],
+            out=self.out,
+            resumed_from=self._clock.began[0],
+        )
+
+    def _finished_before(self) -> Run:
+        assert self._folder is not None
+        found = self._folder.restore(self._dispatch.shapes)
+        state = None if found is None else self._dispatch.adopt(found[0])
+        self._records, summary = self._folder.results()
+        run = self._result(state, summary)
+        return dataclasses.replace(run, finished_before=True, resumed_from=summary["rounds"])
+
+
+def _due(done: int, settings: Settings) -> bool:
+    every = settings.checkpoint_every
+    return done == settings.rounds or (every > 0 and done % every == 0)
+
+
+def _sound(record: Record) -> bool:
+    """Whether a record is of a run that goes on; a round without a step has no loss."""
+    return "train_loss" not in record.get("nonfinite", ()) or record.get("client_steps") == 0

@@ -1,0 +1,76 @@
+"""How a run is driven: plain values, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from fedjax_sim.core.checks import InputError, integer, number
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run needs besides algorithm, task and data.
+
+    Attributes:
+      rounds: R, federated rounds.
+      cohort: K, clients a round; None is 10, or all clients where there are fewer. An
+        algorithm that insists on a cohort (`centralized`) has its way.
+      seed: of everything random: initial model, cohorts, shuffles, noise.
+      eval_every: rounds between evaluations; the last round is always evaluated.
+      eval_batch_size: examples an evaluation step.
+      client_eval: evaluate on every client's own test examples where there are any.
+      checkpoint_every: rounds between checkpoints; 0 is only at the end and on interruption.
+      keep_checkpoints: how many checkpoints are kept, the newest ones.
+      chunk: rounds a dispatch; records and progress appear once a chunk. None: chosen from
+        the size of the work, at most 10, never from a timing.
+      lanes: clients at the same time on a device; None: chosen.
+      devices: devices of the mesh; None: all that the cohort can fill.
+      float64: compute in float64 (data and task say their own dtypes).
+      stragglers: chance that a member of a cohort is a straggler.
+      drop_stragglers: stragglers are absent instead of doing part of their steps.
+    """
+
+    rounds: int = 100
+    cohort: int | None = None
+    seed: int = 0
+    eval_every: int = 1
+    eval_batch_size: int = 256
+    client_eval: bool = True
+    checkpoint_every: int = 25
+    keep_checkpoints: int = 2
+    chunk: int | None = None
+    lanes: int | None = None
+    devices: int | None = None
+    float64: bool = False
+    stragglers: float = 0.0
+    drop_stragglers: bool = False
+
+    def __post_init__(self) -> None:
+        integer("seed", self.seed, least=0, most=2**32 - 1)
+        for name in ("rounds", "eval_every", "eval_batch_size", "keep_checkpoints"):
+            integer(name, getattr(self, name), least=1, most=2**31 - 1)
+        integer("checkpoint_every", self.checkpoint_every, least=0, most=2**31 - 1)
+        for name in ("cohort", "chunk", "lanes", "devices"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), least=1, most=2**31 - 1)
+        number("stragglers", self.stragglers, least=0, most=1)
+        for name in ("client_eval", "float64", "drop_stragglers"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(name, getattr(self, name), "must be true or false")
+
+
+def next_stop(done: int, settings: Settings, chunk: int) -> int:
+    """Where the dispatch that starts after round `done` ends.
+
+    Stops are absolute round numbers (multiples of `chunk` and of `checkpoint_every`, and
+    the last round), so that a resumed run dispatches what an undisturbed one would.
+    """
+    stops = [(done // chunk + 1) * chunk, settings.rounds]
+    if settings.checkpoint_every:
+        stops.append((done // settings.checkpoint_every + 1) * settings.checkpoint_every)
+    return min(stops)
+
+
+ConfigText = str | Callable[[Settings], str]
+"""What `config.toml` shall hold: text, or a function of the resolved settings."""

@@ -1,0 +1,161 @@
+"""One face for every kind of model: flax linen, flax nnx, or two plain functions.
+
+A `Network` is a pair of pure functions over `Model(params, state)`. Flax is never imported
+from here unless the user handed over a flax object.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fedjax_sim.core.checks import InputError
+from fedjax_sim.core.types import Array, Model, PyTree
+
+_ACCEPTED = (
+    "must be a built-in model such as models.mlp(200), a flax linen module, a flax nnx module "
+    "or a factory of one with a parameter `rngs`, a pair (init, apply), or a Network"
+)
+
+
+class Network(NamedTuple):
+    """A model as two pure functions.
+
+    Attributes:
+      init: `(key, x_example [1, ...]) -> Model`.
+      apply: `(Model, x [B, ...], *, key=None, train=False, mask=None) -> (outputs, state)`;
+        `mask` is bool `[B]`, False for padding rows, and reaches only models that ask for it;
+        outside training the state comes back as it was.
+    """
+
+    init: Callable[..., Model]
+    apply: Callable[..., tuple[Array, PyTree]]
+
+
+class ModelSpec(NamedTuple):
+    """A model that still has to be told how many outputs it has.
+
+    Attributes:
+      name: how it was asked for, for messages and reports: `mlp(200, 200)`.
+      build: `(out_features) -> Network`.
+    """
+
+    name: str
+    build: Callable[[int], Network]
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
+def from_functions(init: Callable[..., PyTree], apply: Callable[..., Array]) -> Network:
+    """Wrap two plain functions; the model has no state and is the same in training.
+
+    Args:
+      init: `(key, x_example [1, ...]) -> params`.
+      apply: `(params, x [B, ...]) -> outputs [B, ...]`.
+
+    Returns:
+      The network.
+    """
+
+    def init_model(key: Array, x: Array) -> Model:
+        return Model(init(key, x), ())
+
+    def apply_model(
+        model: Model,
+        x: Array,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        mask: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        del key, train, mask
+        return apply(model.params, x), model.state
+
+    return Network(init_model, apply_model)
+
+
+def from_linen(module: Any) -> Network:
+    """Wrap a flax linen module; see `fedjax_sim.tasks.linen.from_linen`."""
+    from fedjax_sim.tasks import linen
+
+    return linen.from_linen(module)
+
+
+def from_nnx(factory: Any) -> Network:
+    """Wrap a flax nnx module or factory; see `fedjax_sim.tasks.nnx.from_nnx`."""
+    from fedjax_sim.tasks import nnx
+
+    return nnx.from_nnx(factory)
+
+
+def as_network(model: Any, outputs: int) -> Network:
+    """Turn whatever a user calls a model into a `Network`.
+
+    Args:
+      model: a `ModelSpec`, `Network`, linen module, nnx module, callable with a parameter
+        `rngs` that makes an nnx module, or pair `(init, apply)` of plain functions.
+      outputs: number of outputs; only a `ModelSpec` needs to be told.
+
+    Returns:
+      The network.
+
+    Raises:
+      InputError: for anything else (field `model`).
+    """
+    if isinstance(model, ModelSpec):
+        return model.build(outputs)
+    if isinstance(model, Network):
+        return model
+    linen, nnx = sys.modules.get("flax.linen"), sys.modules.get("flax.nnx")
+    if linen is not None and isinstance(model, linen.Module):
+        return from_linen(model)
+    if nnx is not None and (isinstance(model, nnx.Module) or "rngs" in argument_names(model)):
+        return from_nnx(model)
+    if isinstance(model, tuple) and len(model) == 2 and all(callable(f) for f in model):
+        return from_functions(*model)
+    if linen is not None and isinstance(model, type) and issubclass(model, linen.Module):
+        raise InputError("model", model.__name__, f"is a class; give an instance, {_call(model)}")
+    raise InputError("model", model, _ACCEPTED)
+
+
+def argument_names(function: Any) -> set[str]:
+    """Names of the parameters that `function` declares; empty when it cannot be asked."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    # The metaclass of flax modules hides what a class's constructor declares.
+    function = function.__init__ if isinstance(function, type) else function
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def call_flags(function: Any, train: bool, mask: Array | None) -> dict[str, Any]:
+    """Arguments by which a module's `__call__` learns the mode, as far as it declares them.
+
+    Args:
+      function: the module's `__call__`.
+      train: training or evaluation.
+      mask: bool `[B]` or None.
+
+    Returns:
+      Some of `train`, `training`, `deterministic`, `use_running_average`, `mask`.
+    """
+    flags = {
+        "train": train,
+        "training": train,
+        "deterministic": not train,
+        "use_running_average": not train,
+        "mask": mask,
+    }
+    names = argument_names(function)
+    return {name: value for name, value in flags.items() if name in names}
+
+
+def _call(cls: type) -> str:
+    return f"{cls.__name__}(...)"

@@ -1,0 +1,59 @@
+"""What holds for every test: eight virtual CPU devices, strict arrays, no surprise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# A device that waits a minute at a collective aborts the process; on a busy machine with eight
+# virtual devices on two cores that is a false alarm.
+_DAY_S = 24 * 60 * 60
+_FLAGS = {
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds": _DAY_S,
+    "--xla_cpu_collective_call_terminate_timeout_seconds": _DAY_S,
+}
+for _flag, _value in _FLAGS.items():
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# By configuration, not by environment: a command line that a test starts sees what a user sees.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A failing example prints what reproduces it; CI draws the same examples every time.
+hypothesis.settings.register_profile(
+    "quick", deadline=None, max_examples=20, print_blob=True, derandomize="CI" in os.environ
+)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for one test, for closed forms and oracles."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data files, or a skip that says how to get them."""
+    folder = os.environ.get("FEDJAX_SIM_DATA")
+    if not folder:
+        pytest.skip(
+            "FEDJAX_SIM_DATA is not set: let it name a folder that holds mnist/ (the four IDX "
+            "files), tinyshakespeare/input.txt, mushrooms/mushrooms (LIBSVM text), "
+            "fedprox_synthetic/*.json, flash/*.json; CONTRIBUTING.md says where each comes from"
+        )
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"FEDJAX_SIM_DATA = {folder}: must name a folder that exists")
+    return path
