@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
 
 DIM, CLASSES = 3, 4
+# Compiled programs run for milliseconds here: no time is spent on making them fast.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 SHUFFLE = 1  # the key law's purpose number, written out: a change of it breaks old runs
 
 
@@ -187,7 +190,8 @@ class Run(NamedTuple):
     def simulate(self, key: jax.Array, rounds: int, hyper: Any = None) -> tuple[RunState, dict]:
         """`rounds` rounds in one compiled call."""
         mesh = make_mesh(self.plan.devices)
-        run = jax.jit(make_simulate(self.algorithm, self.sampler, chunk=rounds))
+        simulate = make_simulate(self.algorithm, self.sampler, chunk=rounds)
+        run = jax.jit(simulate, compiler_options=QUICK)
         return run(*place((key, self.start(key, hyper)), mesh), rounds, place(self.data, mesh))
 
     def model(self, state: RunState) -> Any:
@@ -199,15 +203,22 @@ def orders(
     rule: Batches, key: jax.Array, round_index: int, client: int, size: int, longest: int, work: float
 ) -> list[np.ndarray]:
     """Index lists of one client's local steps, keyed as the key law says it in words."""
+    count, index, mask = _orders(rule, longest, key, round_index, client, size)
+    steps = int(np.ceil(int(count) * work - 1e-6))
+    return [np.asarray(i)[np.asarray(m)] for i, m in zip(index[:steps], mask[:steps], strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _orders(rule, longest, key, round_index, client, size):
     mine = jax.random.fold_in(jax.random.fold_in(key, round_index), client)
     words = jax.random.key_data(jax.random.fold_in(mine, SHUFFLE))[-2:]
-    full = int(rule.count(jnp.int32(size), longest))
-    lists = []
-    for t in range(int(np.ceil(full * work - 1e-6))):
-        epoch, position, mask = rule.positions(jnp.int32(t), jnp.int32(size), longest)
-        index = shuffled(words, epoch, position, jnp.int32(size)) if rule.shuffle else position
-        lists.append(np.asarray(index)[np.asarray(mask)])
-    return lists
+
+    def one(t):
+        epoch, position, mask = rule.positions(t, size, longest)
+        return shuffled(words, epoch, position, size) if rule.shuffle else position, mask
+
+    most = int(rule.count(np.int32(longest), longest))
+    return rule.count(size, longest), *jax.vmap(one)(jnp.arange(most, dtype=jnp.int32))
 
 
 def assert_trees_close(got: Any, want: Any, rtol: float, atol: float = 0.0, note: str = "") -> None:

@@ -105,18 +105,19 @@ def progress(to: Console) -> Iterator[Callable[[Any], None]]:
         SpinnerColumn(style="cyan"),
         TextColumn("{task.fields[phase]:<9}"),
         BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[rounds]}"),
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=to, expand=True) as bar:
-        task = bar.add_task("", total=None, phase="compiling", figures="")
+        task = bar.add_task("", total=None, phase="loading", rounds="", figures="")
 
         def tell(now: Any) -> None:
             bar.update(
                 task,
-                total=now.rounds,
+                total=now.rounds if now.round else None,
                 completed=now.round,
                 phase=now.phase,
+                rounds=f"{now.round}/{now.rounds}",
                 figures="  ".join(_figures(now)),
             )
 

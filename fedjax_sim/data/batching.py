@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_sim.core.checks import InputError, choice, integer
 from fedjax_sim.core.types import Array, Batch
 
 _ROUNDS = 24
+_STEPS = (np.arange(_ROUNDS, dtype=np.uint64) * 0x9E3779B9).astype(np.uint32)
 
 
 def _mix(h: Array) -> Array:
@@ -54,12 +56,13 @@ def shuffled(words: Array, epoch: Array, position: Array, size: Array) -> Array:
     x = jnp.minimum(jnp.asarray(position).astype(jnp.uint32), size - 1)
     epoch = jnp.asarray(epoch).astype(jnp.uint32)
     seed = _mix(words[0] ^ _mix(epoch + jnp.uint32(0x9E3779B9)))
-    for r in range(_ROUNDS):
-        round_seed = _mix(seed + jnp.uint32((r * 0x9E3779B9) & 0xFFFFFFFF) + words[1])
-        pivot = _scaled(round_seed, size)
+    steps = jnp.asarray(_STEPS).reshape((_ROUNDS,) + (1,) * epoch.ndim)
+    rounds = _mix(seed + steps + words[1])
+    pivots, coins = _scaled(rounds, size), _mix(rounds ^ words[0])
+    for pivot, of_round in zip(pivots, coins, strict=True):
         partner = jnp.where(pivot >= x, pivot - x, pivot + size - x)
         larger = jnp.maximum(x, partner)
-        coin = _mix(larger * jnp.uint32(0x9E3779B1) ^ _mix(round_seed ^ words[0])) >> 31
+        coin = _mix(larger * jnp.uint32(0x9E3779B1) ^ of_round) >> 31
         x = jnp.where(coin == 1, partner, x)
     return x.astype(jnp.int32)
 

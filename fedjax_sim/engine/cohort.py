@@ -33,7 +33,8 @@ class CohortResult(NamedTuple):
       rows: client states `[K, ...]` in cohort order.
       aux: `{name: [K, ...]}` in cohort order, 0 for absent members.
       steps: int32 `[K]`, local steps done.
-      executed: int32, lane steps run over all devices.
+      executed: int32, lane steps until the last device ended, over all devices: D times the
+        busiest device's, for the others wait.
       bound: int32, the fewest lane steps any packing could run.
     """
 
@@ -93,7 +94,7 @@ def run_cohort(
             cohort_size=size,
         )
         acc = meshes.merge_over(mesh, result.acc, work.aggregator.merge)
-        executed = meshes.merge_over(mesh, result.executed)
+        executed = mesh.size * meshes.merge_over(mesh, result.executed, jnp.maximum)
         return (acc, executed), (result.rows, result.aux)
 
     shared = (hyper, sent, data, cohort.round)

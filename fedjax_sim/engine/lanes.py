@@ -179,6 +179,10 @@ def run_lanes(
             left=c.left - fewest,
             executed=c.executed + fewest * pack.lanes,
         )
+        if pack.lanes > 1:
+            many = 2 * jnp.sum(_ended(c)) >= pack.lanes
+            at_once = _refill_many(bound, aggregator, n_present, cohort_size)
+            c = jax.lax.cond(many, at_once, lambda c: c, c)
         return jax.lax.while_loop(lambda c: jnp.any(_ended(c)), refill, c)
 
     carry = jax.lax.while_loop(lambda c: jnp.any(c.busy), advance, carry)
@@ -214,6 +218,44 @@ def _refill(
             queue=c.queue + 1,
             rows=rows,
             acc=acc,
+            aux=aux,
+        )
+
+    return refill
+
+
+def _refill_many(
+    bound: _Bound, aggregator: Aggregator, n_present: Array, cohort_size: int
+) -> Callable[[_Carry], _Carry]:
+    """Finish every ended lane and start its next client, all lanes in one masked pass.
+
+    Costs L x work whatever the number that ended, so it pays when at least half did: equal
+    clients end together.
+    """
+    jobs, k = bound.jobs, bound.jobs.steps.shape[0]
+
+    def refill(c: _Carry) -> _Carry:
+        ended = _ended(c)
+        report, row = jax.vmap(lambda job, w: bound.finish(job, w, c.rows))(c.job, c.work)
+        silent = jax.tree.map(jnp.zeros_like, report.weight)
+        report = report._replace(weight=tree.where_rows(ended, report.weight, silent))
+        target = jnp.where(ended, jobs.row[c.job], k)
+        place = jnp.where(ended, c.job, k)
+        position = jnp.where(ended, jobs.position[c.job], cohort_size)
+        rows = jax.tree.map(lambda old, new: old.at[target].set(new, mode="drop"), c.rows, row)
+        aux = {n: c.aux[n].at[place].set(v, mode="drop") for n, v in report.aux.items()}
+        wanted = c.queue + jnp.cumsum(ended, dtype=jnp.int32) - 1
+        upcoming = jnp.minimum(wanted, k - 1)
+        fresh = tree.strong(jax.vmap(lambda job: bound.start(job, rows))(upcoming))
+        return c._replace(
+            job=jnp.where(ended, upcoming, c.job),
+            t=jnp.where(ended, 0, c.t),
+            left=jnp.where(ended, jobs.steps[upcoming], c.left),
+            busy=jnp.where(ended, wanted < n_present, c.busy),
+            work=tree.where_rows(ended, fresh, c.work),
+            queue=c.queue + jnp.sum(ended, dtype=jnp.int32),
+            rows=rows,
+            acc=aggregator.accumulate(c.acc, report, position),
             aux=aux,
         )
 

@@ -22,7 +22,6 @@ from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK
 from fedjax_sim.experiment.sections import BATCH_FIELDS
 from fedjax_sim.experiment.settings import Settings
 
-_RUN_FIELDS = ("cohort", "eval_batch_size", "stragglers")
 _PLAN_FIELDS = ("lanes", "devices", "chunk")
 
 
@@ -56,14 +55,15 @@ def build(experiment: Experiment) -> Built:
     settings = _settings(experiment, data)
     recipe = make_recipe(experiment)
     table = _task_table(experiment, data)
-    model = _model(experiment)
+    filled = {"task": table, "model": _model_table(experiment, table)}
+    model = _model(experiment, filled["model"])
     task = _task(experiment, table, model, data.train.x.shape[1:], data.train.x.dtype)
     facts = {
         "algorithm": recipe.name,
         "dataset": data.name,
         "model": getattr(model, "name", None) or experiment.pieces[MODEL].name,
     }
-    text = functools.partial(_config_text, experiment, table)
+    text = functools.partial(_config_text, experiment, filled)
     return Built(recipe, task, data, settings, text, facts)
 
 
@@ -162,8 +162,18 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
     return Settings(**values)
 
 
-def _model(experiment: Experiment) -> Any:
+def _model_table(experiment: Experiment, task: Table) -> Table:
+    """[model] with the task's alphabet put in where the model reads characters."""
     piece, values = experiment.pieces[MODEL], experiment.params(MODEL)
+    if "vocab" in piece.fields and not piece.is_own:
+        values.setdefault("vocab", task.get("vocab") or task.get("classes"))
+        if values["vocab"] is None:
+            raise InputError("model.vocab", MISSING, f"is needed by {piece.name}")
+    return values
+
+
+def _model(experiment: Experiment, values: Table) -> Any:
+    piece = experiment.pieces[MODEL]
     if piece.takes("rngs"):
         return functools.partial(piece.build, **values)
     with within(MODEL, values):
@@ -216,11 +226,24 @@ def _task(experiment: Experiment, table: Table, model: Any, x_shape: Any, x_dtyp
     first = (model,) if piece.takes("model") else ()
     with within(TASK, values):
         made = build(*first, **values, **more)
+    with _model_named(experiment, x_shape):
         task = made.bind(x_shape, _dtype(x_dtype, experiment)) if hasattr(made, "bind") else made
     if not isinstance(task, Task):
         remedy = f"must return a Task, and returned a {type(task).__name__}"
         raise InputError("task.name", table["name"], remedy)
     return _with_metrics(task, _metrics(experiment))
+
+
+@contextlib.contextmanager
+def _model_named(experiment: Experiment, x_shape: Any) -> Iterator[None]:
+    """Say which model does not take the data's inputs."""
+    try:
+        yield
+    except InputError as error:
+        remedy = error.remedy
+        if error.field != "model":
+            remedy = f"does not take inputs of shape {tuple(x_shape)}: {error.field} {remedy}"
+        raise InputError("model.name", experiment.pieces[MODEL].name, remedy) from error
 
 
 def _dtype(x_dtype: Any, experiment: Experiment) -> Any:
@@ -247,10 +270,10 @@ def _with_metrics(task: Task, own: list[Callable[..., Any]]) -> Task:
     return task._replace(metrics=metrics)
 
 
-def _config_text(experiment: Experiment, task: Table, settings: Settings) -> str:
+def _config_text(experiment: Experiment, filled: dict[str, Table], settings: Settings) -> str:
     plan = {n: v for n in _PLAN_FIELDS if (v := getattr(settings, n)) is not None}
     run = {} if settings.cohort is None else {"cohort": settings.cohort}
-    return experiment.to_toml(task=task, run=run, plan=plan)
+    return experiment.to_toml(**filled, run=run, plan=plan)
 
 
 def task_from_config(path: Path, *, x_shape: Any = None, x_dtype: Any = None) -> Task | None:
@@ -269,7 +292,8 @@ def task_from_config(path: Path, *, x_shape: Any = None, x_dtype: Any = None) ->
         experiment = config.resolve(config.read(path))
         if x_shape is None:
             return build(experiment).task
-        model, table = _model(experiment), experiment.params(TASK)
+        table = experiment.params(TASK)
+        model = _model(experiment, _model_table(experiment, table))
         table.pop("metrics", None)
         table["name"] = experiment.pieces[TASK].name
         return _task(experiment, table, model, tuple(x_shape), x_dtype)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_sim.core import tree
 from fedjax_sim.core.types import PyTree
 from fedjax_sim.engine.mesh import place, replicated
 from fedjax_sim.engine.simulate import RunState
@@ -68,8 +67,7 @@ class Dispatch:
 
     def adopt(self, state: PyTree) -> RunState:
         """Put a state on the devices in buffers of its own, since dispatches donate them."""
-        own = jax.tree.map(lambda x: jnp.array(x, copy=True), tree.strong(state))
-        return place(own, self._prepared.mesh)
+        return place(jax.tree.map(_own, state), self._prepared.mesh)
 
     def __call__(self, state: RunState, rounds: int) -> tuple[RunState, dict[str, np.ndarray]]:
         """Run `rounds` rounds (at most the chunk); `state` is consumed."""
@@ -78,3 +76,10 @@ class Dispatch:
         key, *rest = self._args
         state, records = self._program(key, state, many, *rest)
         return state, jax.device_get(records)
+
+
+def _own(leaf: Any) -> Any:
+    """A copy; by way of the host, where nothing is compiled."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.copy(leaf)
+    return np.array(leaf, copy=True)

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -28,7 +28,7 @@ _TAKEN_ELSEWHERE = {
     TASK: {"model"},
     ALGORITHM: {"optimizer", "server", "batches", *BATCH_FIELDS},
 }
-_FILLED_IN = {TASK: {"classes", "vocab", "outputs"}}
+_FILLED_IN = {TASK: {"classes", "vocab", "outputs"}, MODEL: {"vocab"}}
 _PLAIN: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -154,8 +154,6 @@ def _declared(entry: Entry) -> dict[str, tuple[Any, Any]]:
     fields: dict[str, tuple[Any, Any]] = {}
     for name, p in entry.params.items():
         if p.choices:
-            from typing import Literal
-
             fields[name] = (Literal[p.choices], p.default)
         else:
             bounds = {"ge": p.low, "le": p.high, "gt": p.above, "lt": p.below}

@@ -100,8 +100,9 @@ def _accuracy_panel(
     if banded:
         ax.fill_between(low.rounds, low.values, high.values, color=_GREEN, alpha=0.13, lw=0)
     _lines(ax, series)
-    shown = [s.values for s in series] + ([low.values, high.values] if banded else [])
-    least = np.nanmin(np.concatenate(shown))
+    least = min(np.nanmin(s.values) for s in series)
+    if banded and np.isfinite(low.values).any():
+        least = min(least, np.nanpercentile(low.values, 10))
     bottom = max(0.0, np.floor((least - 0.02) * 10) / 10)
     ax.set_ylim(bottom, 1.0 + 0.02 * (1.0 - bottom))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -116,11 +117,20 @@ def _loss_panel(ax: Axes, series: Sequence[Series]) -> None:
     _lines(ax, series)
     values = np.concatenate([s.values[np.isfinite(s.values)] for s in series])
     if values.min() > 0 and values.max() > _LOG_RANGE * values.min():
-        ax.set_yscale("log")
+        _log_axis(ax)
     elif values.min() >= 0:
         ax.set_ylim(bottom=0)
     _dress(ax, "loss")
     _end_labels(ax, series, lambda v: f"{v:.3g}")
+
+
+def _log_axis(ax: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _lines(ax: Axes, series: Sequence[Series]) -> None:
@@ -142,16 +152,22 @@ def _lines(ax: Axes, series: Sequence[Series]) -> None:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over a centred window of a twentieth of the curve, shorter at its ends."""
-    half = max(len(values) // 40, 2)
+    """Mean over a centred window of a tenth of the curve, cut off at its ends.
+
+    Geometric where all values are positive, so that a spike on a logarithmic axis does not
+    lift its whole neighbourhood.
+    """
     good = np.isfinite(values)
-    total = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
+    positive = bool((values[good] > 0).all())
+    terms = np.where(good, values, 1.0)
+    terms = np.where(good, np.log(terms) if positive else terms, 0.0)
+    total = np.concatenate([[0.0], np.cumsum(terms)])
     count = np.concatenate([[0], np.cumsum(good)])
-    at = np.arange(len(values))
-    reach = np.minimum(np.minimum(at, len(values) - 1 - at), half)
-    first, last = at - reach, at + reach + 1
+    at, half = np.arange(len(values)), max(len(values) // 20, 2)
+    first, last = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
     seen = count[last] - count[first]
-    return np.where(seen > 0, (total[last] - total[first]) / np.maximum(seen, 1), np.nan)
+    mean = (total[last] - total[first]) / np.maximum(seen, 1)
+    return np.where(seen > 0, np.exp(mean) if positive else mean, np.nan)
 
 
 def _end_labels(ax: Axes, series: Sequence[Series], shown: Any) -> None:
@@ -202,14 +218,15 @@ def _dress(ax: Axes, title: str) -> None:
     ax.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
     ax.set_xlabel("round", color=_GREY, fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    low, high = ax.get_xlim()
-    ends = [line.get_xdata() for line in ax.lines if len(line.get_xdata())]
-    if ends:
-        low, high = min(float(x[0]) for x in ends), max(float(x[-1]) for x in ends)
-    ax.set_xlim(low - (0.5 if low == high else 0), high + (0.5 if low == high else 0))
+    rounds = np.concatenate([np.asarray(line.get_xdata(), float) for line in ax.lines])
+    if rounds.min() < rounds.max():
+        ax.set_xlim(rounds.min(), rounds.max())
+    else:
+        ax.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
+        ax.set_xticks([int(rounds.min())])
     ax.grid(color=_GRID, lw=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(colors=_GREY, labelsize=9, length=0)
+    ax.tick_params(which="both", colors=_GREY, labelsize=9, length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     ax.spines["bottom"].set_color(_GRID)
@@ -236,5 +253,5 @@ def _title(figure: Figure, summary: Mapping[str, Any], rounds: int) -> None:
     if summary.get("status", "done") != "done":
         parts.append(str(summary["status"]))
     figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    figure.text(0.012, 0.885, "   ".join(parts), ha="left", fontsize=9, color=_GREY)
+    figure.text(0.012, 0.885, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.95))

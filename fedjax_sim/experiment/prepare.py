@@ -22,7 +22,7 @@ from fedjax_sim.engine.bind import bind
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
-from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
+from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data
 from fedjax_sim.experiment.settings import Settings
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
 

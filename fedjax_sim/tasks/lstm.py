@@ -58,7 +58,7 @@ def lstm_chars(
             dtype = jnp.result_type(float)
             keys = jax.random.split(key, layers + 2)
             table = jax.random.normal(keys[0], (vocab, embed), dtype)
-            params = {"embed": table if init == "torch" else table / math.sqrt(embed)}
+            params: PyTree = {"embed": table if init == "torch" else table / math.sqrt(embed)}
             for i in range(layers):
                 n_in = hidden if i else embed
                 params[f"lstm_{i}"] = _layer(keys[i + 1], n_in, hidden, init, dtype)
@@ -105,7 +105,7 @@ def lstm_layer(layer: dict[str, Array], x: Array) -> Array:
 
 def _layer(key: Array, n_in: int, hidden: int, init: str, dtype: jnp.dtype) -> dict[str, Array]:
     key_w, key_u, key_b = jax.random.split(key, 3)
-    shapes = {"w": (n_in, 4 * hidden), "u": (hidden, 4 * hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"w": (n_in, 4 * hidden), "u": (hidden, 4 * hidden)}
     keys = {"w": key_w, "u": key_u}
     if init == "torch":
         bound = 1 / math.sqrt(hidden)

@@ -96,13 +96,13 @@ def _seeded(streams: Any, key: Array | None, train: bool) -> Any:
         if leaves and train:
             raise InputError("key", None, "is needed to train a model with random streams")
         key = jax.random.key(0)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    base = key if typed else jax.random.wrap_key_data(key)
 
     def fresh(index: int, leaf: Any) -> Array:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.zeros(leaf.shape, leaf.dtype)
-        own = jax.random.fold_in(key, index)
+        own = jax.random.fold_in(base, index)
         return jax.random.split(own, leaf.shape) if leaf.shape else own
 
     return jax.tree.unflatten(structure, [fresh(i, leaf) for i, leaf in enumerate(leaves)])

@@ -30,7 +30,8 @@ class Entry(NamedTuple):
 
 
 def _mlp(*, widths: Sequence[int] = (200, 200), init: str = "he") -> ModelSpec:
-    if not isinstance(widths, Sequence) or isinstance(widths, str):
+    # A table from a file may hold anything.
+    if not isinstance(widths, (list, tuple)):
         raise InputError("widths", widths, "must be a list of whole numbers")
     return models.mlp(*widths, init=init)
 
