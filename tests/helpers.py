@@ -15,13 +15,11 @@ from fedjax_sim.core.types import Cohort, Member, Model
 from fedjax_sim.data.batching import Batches, DeviceShards, shuffled
 from fedjax_sim.engine.bind import bind
 from fedjax_sim.engine.compose import Recipe
-from fedjax_sim.engine.mesh import make_mesh, place
+from fedjax_sim.engine.mesh import make_mesh, place, replicated
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
 
 DIM, CLASSES = 3, 4
-# Compiled programs run for milliseconds here: no time is spent on making them fast.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 SHUFFLE = 1  # the key law's purpose number, written out: a change of it breaks old runs
 
 
@@ -131,6 +129,22 @@ def cohort_of(
     return Cohort(jnp.asarray(round_index, jnp.int32), member)
 
 
+def quick_jit(f: Any, **options: Any) -> Any:
+    """`jax.jit` that spends little on optimizing: what runs here runs for milliseconds."""
+    return jax.jit(f, compiler_options=_quick_options(), **options)
+
+
+@functools.cache
+def _quick_options() -> dict[str, Any]:
+    fewer = {"xla_backend_optimization_level": 0}
+    fewest = fewer | {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(jnp.negative, compiler_options=fewest)(np.float32(1))
+    except jax.errors.JaxRuntimeError:  # newer XLA has no such option
+        return fewer
+    return fewest
+
+
 class Script(NamedTuple):
     """Cohorts written down: each field `[R, K]`; round r uses row `r % R`."""
 
@@ -187,12 +201,22 @@ class Run(NamedTuple):
         model = self.task.init(key)
         return init_run(self.algorithm, self.sampler, key, model, self.data.n_clients, hyper)
 
+    def compiled(self, chunk: int) -> Any:
+        """`(key, state, rounds, data=own data) -> (state, records)`, jitted, all placed."""
+        mesh = make_mesh(self.plan.devices)
+        simulate = make_simulate(self.algorithm, self.sampler, chunk=chunk)
+        run = quick_jit(simulate, out_shardings=replicated(mesh))
+
+        def call(key: jax.Array, state: RunState, rounds: int, data: Any = None) -> Any:
+            data = self.data if data is None else data
+            return run(*place((key, state), mesh), rounds, place(data, mesh))
+
+        call._cache_size, call.__wrapped__ = run._cache_size, simulate
+        return call
+
     def simulate(self, key: jax.Array, rounds: int, hyper: Any = None) -> tuple[RunState, dict]:
         """`rounds` rounds in one compiled call."""
-        mesh = make_mesh(self.plan.devices)
-        simulate = make_simulate(self.algorithm, self.sampler, chunk=rounds)
-        run = jax.jit(simulate, compiler_options=QUICK)
-        return run(*place((key, self.start(key, hyper)), mesh), rounds, place(self.data, mesh))
+        return self.compiled(rounds)(key, self.start(key, hyper), rounds)
 
     def model(self, state: RunState) -> Any:
         """The global model's parameters."""
@@ -203,13 +227,14 @@ def orders(
     rule: Batches, key: jax.Array, round_index: int, client: int, size: int, longest: int, work: float
 ) -> list[np.ndarray]:
     """Index lists of one client's local steps, keyed as the key law says it in words."""
-    count, index, mask = _orders(rule, longest, key, round_index, client, size)
+    most = int(rule.count(jnp.int32(longest), longest))
+    count, index, mask = _orders(rule, longest, most, key, round_index, client, size)
     steps = int(np.ceil(int(count) * work - 1e-6))
     return [np.asarray(i)[np.asarray(m)] for i, m in zip(index[:steps], mask[:steps], strict=True)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _orders(rule, longest, key, round_index, client, size):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _orders(rule, longest, most, key, round_index, client, size):
     mine = jax.random.fold_in(jax.random.fold_in(key, round_index), client)
     words = jax.random.key_data(jax.random.fold_in(mine, SHUFFLE))[-2:]
 
@@ -217,7 +242,6 @@ def _orders(rule, longest, key, round_index, client, size):
         epoch, position, mask = rule.positions(t, size, longest)
         return shuffled(words, epoch, position, size) if rule.shuffle else position, mask
 
-    most = int(rule.count(np.int32(longest), longest))
     return rule.count(size, longest), *jax.vmap(one)(jnp.arange(most, dtype=jnp.int32))
 
 

@@ -46,7 +46,7 @@ class Param:
     def range(self) -> str:
         """What is accepted, in words short enough for a table."""
         if self.choices:
-            return " | ".join(self.choices)
+            return "|".join(self.choices)
         left = f"[{self.low:g}" if self.low is not None else "("
         left += "" if self.low is not None else "-inf" if self.above is None else f"{self.above:g}"
         right = f"{self.high:g}]" if self.high is not None else None

@@ -9,6 +9,7 @@ from fedjax_sim.core.checks import InputError
 
 LISTS = ("algorithms", "datasets", "models", "partitions", "aggregators")
 _SHORT = {"rounds": "run.rounds", "algorithm": "algorithm.name", "seed": "run.seed"}
+_RUN_OPTIONS = ("--help", "--out", *(f"--{short}" for short in _SHORT))
 
 _RUN_EPILOG = """\
 overrides:
@@ -81,6 +82,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser = make_parser()
     is_run = "run" in argv[:1]
     rest, overrides = split_overrides(argv) if is_run else (argv, {})
+    if is_run:
+        _refuse_unknown(rest)
     arguments = parser.parse_args(rest)
     arguments.parser = parser
     for short, key in _SHORT.items() if is_run else ():
@@ -88,6 +91,22 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         if text is not None:
             _add(overrides, key, text)
     return arguments, overrides
+
+
+def _refuse_unknown(rest: list[str]) -> None:
+    """Refuse an option that `run` does not have, and say which field it may have meant."""
+    for token, after in zip(rest, [*rest[1:], ""], strict=True):
+        name, equals, value = token.partition("=")
+        if not name.startswith("--") or name in _RUN_OPTIONS:
+            continue
+        from fedjax_sim.experiment.sections import Client, Plan, Run
+
+        word = name[2:].replace("-", "_")
+        fields = (("client", Client), ("run", Run), ("plan", Plan))
+        meant = [f"--{section}.{word}" for section, model in fields if word in model.model_fields]
+        remedy = f"did you mean {meant[0]}? " if meant else ""
+        remedy += "fields are set as --section.key VALUE; see fedjax-sim run --help"
+        raise InputError(name, value if equals else after or "(nothing)", remedy)
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:

@@ -17,18 +17,19 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from fedjax_sim.cli.screen import console
 
     head, rows = _TABLES[arguments.what]()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for i, title in enumerate(head):
-        table.add_column(title, style="bold cyan" if i == 0 else None, no_wrap=i == 0)
+        table.add_column(Text(title), style="bold cyan" if i == 0 else None, no_wrap=i == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as text: [client] is no markup
     to = console()
     to.print(table)
-    to.print(_HINTS[arguments.what], style="dim", highlight=False)
+    to.print(_HINTS[arguments.what], style="dim", markup=False)
     return 0
 
 
@@ -39,9 +40,9 @@ def _algorithms() -> Rows:
     rows = []
     for name, entry in ALGORITHMS.items():
         params = [f"{n} = {p.default}  {p.range}" for n, p in entry.params.items()]
-        arxiv = f"arXiv:{entry.paper.arxiv}" if entry.paper else "-"
+        arxiv = entry.paper.arxiv if entry.paper else "-"
         rows.append((name, entry.doc, "\n".join(params) or "-", arxiv))
-    return ("algorithm", "what it does", "[algorithm] takes", "paper"), rows
+    return ("algorithm", "what it does", "[algorithm] takes", "arXiv"), rows
 
 
 def _datasets() -> Rows:
@@ -79,14 +80,15 @@ def _params(builder: Any, without: tuple[str, ...] = ()) -> str:
         if name not in without:
             empty = p.default is p.empty
             default = list(p.default) if isinstance(p.default, tuple) else p.default
-            shown.append(name if empty else f"{name} = {_toml(default)}")
+            shown.append(name if empty else f"{name}={_toml(default)}")
     return ", ".join(shown) or "-"
 
 
 def _toml(value: Any) -> str:
     if value is None:
         return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _plain(doc: str) -> str:

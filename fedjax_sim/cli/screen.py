@@ -104,11 +104,11 @@ def progress(to: Console) -> Iterator[Callable[[Any], None]]:
     columns = (
         SpinnerColumn(style="cyan"),
         TextColumn("{task.fields[phase]:<9}"),
-        BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
+        BarColumn(bar_width=max(10, min(40, to.width - 84)), complete_style="cyan", finished_style="green"),
         TextColumn("{task.fields[rounds]}"),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=to, expand=True) as bar:
+    with Progress(*columns, console=to) as bar:
         task = bar.add_task("", total=None, phase="loading", rounds="", figures="")
 
         def tell(now: Any) -> None:
@@ -125,14 +125,12 @@ def progress(to: Console) -> Iterator[Callable[[Any], None]]:
 
 
 def _figures(now: Any) -> list[str]:
-    shown = []
-    for name, short in (
-        ("test_accuracy", "acc"),
-        ("client_accuracy_mean", "clients' acc"),
-        ("train_loss", "loss"),
-    ):
-        if now.latest.get(name) is not None and not (short != "acc" and "acc" in shown):
-            shown.append(f"{short} {measure(name, now.latest[name])}")
+    """Accuracy (the clients' own where there is no central one), loss, speeds, time left."""
+    latest, shown = now.latest, []
+    accuracies = [n for n in ("test_accuracy", "client_accuracy_mean") if latest.get(n) is not None]
+    for name, short in [(n, "acc") for n in accuracies[:1]] + [("train_loss", "loss")]:
+        if latest.get(name) is not None:
+            shown.append(f"{short} {measure(name, latest[name])}")
     if now.rounds_per_second:
         shown.append(f"{now.rounds_per_second:.3g} rounds/s")
         shown.append(f"{_short(now.steps_per_second)} steps/s")

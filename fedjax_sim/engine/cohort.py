@@ -92,6 +92,7 @@ def run_cohort(
             round_index,
             lanes=lanes,
             cohort_size=size,
+            devices=mesh.size,
         )
         acc = meshes.merge_over(mesh, result.acc, work.aggregator.merge)
         executed = mesh.size * meshes.merge_over(mesh, result.executed, jnp.maximum)

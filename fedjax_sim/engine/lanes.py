@@ -18,6 +18,7 @@ from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import Aggregator, ClientUpdate
 from fedjax_sim.core.types import Array, Context, Member, PyTree
 from fedjax_sim.data.batching import ClientData, DeviceShards
+from fedjax_sim.engine.plan import refuse_oversize
 
 
 class Jobs(NamedTuple):
@@ -128,6 +129,7 @@ def run_lanes(
     *,
     lanes: int,
     cohort_size: int,
+    devices: int = 1,
 ) -> LaneResult:
     """Run every present client of the queue to its end.
 
@@ -142,6 +144,7 @@ def run_lanes(
       round_index: int32.
       lanes: L; more than the queue is long is the same as its length.
       cohort_size: K of the whole cohort, for collecting aggregators.
+      devices: how many devices do likewise, for the memory forecast.
 
     Cost: memory L x work + one accumulator + rows; lane steps at most
     L x (longest + total / L).
@@ -154,6 +157,13 @@ def run_lanes(
     start_all = pack.each(lambda job, t, work: bound.start(job, rows))
     work = tree.strong(start_all(first, first, ()))
     report_shape, _ = jax.eval_shape(bound.finish, first[0], pack.take(work, first[0]), rows)
+    refuse_oversize(
+        "cohort",
+        f"{cohort_size} reports in the aggregator",
+        aggregator.bytes_held(report_shape, cohort_size),
+        devices,
+        "take a smaller cohort or model, fewer devices, or an aggregator that streams",
+    )
     carry = _Carry(
         job=first,
         t=jnp.zeros_like(first),

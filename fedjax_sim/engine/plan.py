@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import jax
 
-from fedjax_sim.core.checks import integer
+from fedjax_sim.core.checks import InputError, integer
 
 _TINY_PARAMETERS = 20_000
 _GPU_WORK_BYTES = 8 * 2**30
@@ -52,3 +53,27 @@ def choose(
             lanes = max(1, _GPU_WORK_BYTES // (16 * max(n_parameters, 1)))
         lanes = min(lanes, each)
     return Plan(lanes, devices)
+
+
+def memory_bytes() -> int:
+    """Memory of one device: an accelerator's own, or all of the machine's for CPU devices."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def refuse_oversize(field: str, what: str, n_bytes: int, copies: int, remedy: str) -> None:
+    """Refuse what cannot fit, with the figures.
+
+    Args:
+      field: the setting that makes it large.
+      what: what would be held.
+      n_bytes: one copy.
+      copies: devices that hold a copy; CPU devices share the machine's memory.
+      remedy: what to change.
+    """
+    total = n_bytes * (copies if jax.default_backend() == "cpu" else 1)
+    if total > memory_bytes():
+        figures = f"{total / 1e9:.1f} GB of {memory_bytes() / 1e9:.1f} GB"
+        raise InputError(field, what, f"would hold {figures}; {remedy}")

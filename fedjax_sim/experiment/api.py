@@ -89,8 +89,9 @@ def run(
         stragglers=stragglers,
         drop_stragglers=drop_stragglers,
     )
-    given = {"init": init, "sampler": sampler, "hyper": hyper}
-    session = Session(recipe, task, federation, settings, out=out, **given)
+    session = Session(
+        recipe, task, federation, settings, out=out, init=init, sampler=sampler, hyper=hyper
+    )
     return session.run(_listener(progress))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,15 +68,19 @@ def build(experiment: Experiment) -> Built:
 
 
 @contextlib.contextmanager
-def within(section: str, names: Collection[str]) -> Iterator[None]:
-    """Name the experiment's field in an `InputError` about one of `names`."""
+def within(section: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Name the experiment's field in an `InputError` about one of `values`, or its file."""
     try:
         yield
     except InputError as error:
         leaf = error.field.split(".")[-1]
-        if leaf not in names:
-            raise
-        raise InputError(f"{section}.{leaf}", error.value, error.remedy) from error
+        if leaf in values:
+            raise InputError(f"{section}.{leaf}", error.value, error.remedy) from error
+        for name, value in values.items():
+            if isinstance(value, str) and value == error.field:
+                remedy = f"{error.remedy} ({error.value})"
+                raise InputError(f"{section}.{name}", value, remedy) from error
+        raise
 
 
 def federation(experiment: Experiment) -> Federation:

@@ -64,18 +64,30 @@ def _raw(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def from_arrays(arrays: dict[str, np.ndarray], like: PyTree) -> PyTree:
-    """Undo `to_arrays` for a tree of shapes `like`; refuses what does not fit."""
+def _key_kinds(state: PyTree) -> dict[str, str]:
+    """Generator of every leaf that is a key, by its path."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(p): str(jax.random.key_impl(v)) for p, v in leaves if _is_key(v)}
+
+
+def from_arrays(arrays: dict[str, np.ndarray], like: PyTree, kinds: dict[str, str]) -> PyTree:
+    """Undo `to_arrays` for a tree of shapes `like`; refuses what does not fit.
+
+    Args:
+      arrays: `{path: array}`.
+      like: structure, shapes and dtypes.
+      kinds: generators of the leaves that are keys, by path.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [f"{i:04d}{jax.tree_util.keystr(p)}" for i, (p, _) in enumerate(leaves)]
     out = []
-    for name, (_, wanted) in zip(names, leaves, strict=True):
+    for name, (at, wanted) in zip(names, leaves, strict=True):
         value = arrays.get(name)
         if value is None or len(arrays) != len(names):
             raise InputError("checkpoint", name, "the checkpoint holds another state")
         if _is_key(wanted):
-            implementation = str(jax.random.key_impl(wanted))
-            out.append(jax.random.wrap_key_data(jnp.asarray(value), impl=implementation))
+            kind = kinds[jax.tree_util.keystr(at)]
+            out.append(jax.random.wrap_key_data(jnp.asarray(value), impl=kind))
             continue
         if value.shape != wanted.shape or value.dtype != wanted.dtype:
             remedy = f"must be {wanted.dtype}{list(wanted.shape)}"
@@ -103,9 +115,13 @@ def save(folder: Path, state: PyTree, position: Position, identity: str, *, keep
     work.mkdir()
     arrays = to_arrays(state)
     _write(work / _STATE, {n: v for n, v in arrays.items() if v.size})
-    empty = {n: [str(v.dtype), list(v.shape)] for n, v in arrays.items() if not v.size}
-    position_dict = dataclasses.asdict(position)
-    manifest.seal(work, {"identity": identity, "position": position_dict, "empty": empty})
+    facts = {
+        "identity": identity,
+        "position": dataclasses.asdict(position),
+        "keys": _key_kinds(state),
+        "empty": {n: [str(v.dtype), list(v.shape)] for n, v in arrays.items() if not v.size},
+    }
+    manifest.seal(work, facts)
     if target.exists():
         _remove(target)
     work.rename(target)
@@ -159,11 +175,12 @@ def newest(folder: Path, identity: str) -> tuple[Path, Position] | None:
 
 
 def restore(path: Path, like: PyTree) -> PyTree:
-    """The state of a verified checkpoint as NumPy arrays in the structure of `like`."""
+    """The state of a checkpoint as NumPy arrays in the structure of `like`."""
+    facts = facts_of(path)
     arrays = _read(path / _STATE)
-    for name, (dtype, shape) in manifest.verify(path)["empty"].items():
+    for name, (dtype, shape) in facts["empty"].items():
         arrays[name] = np.empty(shape, dtype)
-    return from_arrays(arrays, like)
+    return from_arrays(arrays, like, facts["keys"])
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:

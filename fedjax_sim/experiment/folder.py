@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,17 @@ class Folder:
             files.make_folder(self.out)
             files.write_whole(self.out / files.CONFIG, self._config)
         checkpoint.clean(self._checkpoints)
-        position = self._found[1] if self._found else None
-        keep = position.metrics_bytes if position else 0
-        if position:
-            read_records(self.out / files.METRICS, upto=keep)
-        self._metrics = RecordFile(self.out / files.METRICS, keep=keep)
-        if position and self._metrics.digest.hexdigest() != position.metrics_sha256:
+        metrics = self.out / files.METRICS
+        if self._found is None:
+            self._metrics = RecordFile(metrics)
+            return
+        position = self._found[1]
+        read_records(metrics, upto=position.metrics_bytes)
+        written = metrics.read_bytes()[: position.metrics_bytes]
+        if hashlib.sha256(written).hexdigest() != position.metrics_sha256:
             remedy = "its lines were altered since the checkpoint; restore them"
-            raise InputError("metrics.jsonl", str(self.out / files.METRICS), remedy)
+            raise InputError("metrics.jsonl", str(metrics), remedy)
+        self._metrics = RecordFile(metrics, keep=position.metrics_bytes)
 
     def restore(self, shapes: PyTree) -> tuple[PyTree, Position, list[Record]] | None:
         """State, position and records of the newest checkpoint, or None."""
@@ -132,12 +135,9 @@ class Folder:
             model_io.save_model(self.out / files.FINAL, run.model, facts)
         else:
             notes.append(f"no {files.FINAL}/: the model is not finite; see {files.CHECKPOINTS}/")
-        if importlib.util.find_spec("fedjax_sim.experiment.plots") is None:
-            notes.append(f"no {files.CURVES}: this build has no plots")
-        else:
-            figure = run.plot()
-            figure.savefig(self.out / files.CURVES, dpi=150)
-            figure.clear()
+        figure = run.plot()
+        figure.savefig(self.out / files.CURVES, dpi=150)
+        figure.clear()
         text = json.dumps(_jsonable(run.summary), indent=2, allow_nan=False) + "\n"
         files.write_whole(self.out / files.SUMMARY, text)
         return tuple(notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Request:
 
 
 @contextmanager
-def listen() -> Iterator[Request]:
+def listen() -> Generator[Request]:
     """Catch SIGINT and SIGTERM; a second one acts at once.
 
     Outside the main thread, where no handler can be set, nothing is caught.

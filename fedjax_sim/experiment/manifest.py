@@ -53,13 +53,13 @@ def verify(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, f"{MANIFEST} or {SEAL}", "was altered")
     content = json.loads(raw)
     files, present = content["files"], set(_names(folder))
-    for name in sorted(files.keys() | present):
-        if name not in present:
+    for name, digest in files.items():
+        if not (folder / name).is_file():
             raise _damaged(folder, name, "is missing")
-        if name not in files:
-            raise _damaged(folder, name, "does not belong there")
-        if not (folder / name).is_file() or sha256(folder / name) != files[name]:
+        if sha256(folder / name) != digest:
             raise _damaged(folder, name, "was altered")
+    for name in sorted(present - files.keys()):
+        raise _damaged(folder, name, "does not belong there")
     return content["facts"]
 
 

@@ -157,16 +157,9 @@ def _task_of_config(folder: Path, facts: dict[str, Any]) -> Task | None:
     path = folder / files.CONFIG
     if not path.is_file() or "x_shape" not in facts:
         return None
-    import tomllib
+    from fedjax_sim.experiment.build import task_from_config
 
-    from fedjax_sim.tasks import registry
-
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-        model = registry.model_from(config["model"])
-        return _task(registry.task_from(config["task"], model), facts)
-    except (KeyError, TypeError, ValueError):
-        return None  # a task of the user's own
+    return task_from_config(path, x_shape=facts["x_shape"], x_dtype=facts["x_dtype"])
 
 
 def _fit(model: Model, task: Task) -> Model:

@@ -128,8 +128,9 @@ class Session:
         with self._wide():
             if folder is not None and resume:
                 settings = folder.with_plan(settings)
-            given = {"init": init, "sampler": sampler, "hyper": hyper}
-            self.prepared: Prepared = prepare(recipe, task, federation, settings, **given)
+            self.prepared: Prepared = prepare(
+                recipe, task, federation, settings, init=init, sampler=sampler, hyper=hyper
+            )
             self._dispatch = Dispatch(self.prepared)
             if folder is not None:
                 text = config_of(config_text, self.prepared)

@@ -73,7 +73,7 @@ def test_chunks_end_at_absolute_rounds() -> None:
 def test_progress_tells_phases_rounds_and_speed() -> None:
     told: list[Progress] = []
     little.session().run(told.append)
-    assert [p.phase for p in told][0] == "compiling" and told[-1].phase == "done"
+    assert told[0].phase == "compiling" and told[-1].phase == "done"
     assert [p.round for p in told] == [0, 2, 4, 6, 8, 10, 12, 13, 13]
     assert told[0].seconds_left is None and told[-1].seconds_left == 0
     assert told[3].rounds_per_second > 0 and told[3].steps_per_second > 0

@@ -1,0 +1,20 @@
+"""The README's library example runs as it is printed, and reaches what the tool promises."""
+
+import pathlib
+import re
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_the_library_example_trains():
+    (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    space = {}
+    exec(compile(source, "README.md", "exec"), space)
+    run, fed = space["run"], space["fed"]
+    x, y = fed.central_test
+    accuracy = np.mean(np.argmax(run.predict(x), axis=-1) == y)
+    np.testing.assert_allclose(run.records[-1]["test_accuracy"], accuracy, atol=1e-6)
+    assert accuracy >= 0.9
+    assert [r["round"] for r in run.records] == list(range(1, 101))
