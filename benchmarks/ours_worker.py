@@ -39,6 +39,7 @@ def cross_entropy(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def main(name: str, lanes: int | None, rounds: int | None) -> None:
+    """Serve one workload; `rounds` a dispatch, by default the whole block."""
     workload = WORKLOADS[name]
     rounds = rounds or workload.rounds
     x, y = examples(workload)
@@ -82,4 +83,4 @@ def main(name: str, lanes: int | None, rounds: int | None) -> None:
 
 if __name__ == "__main__":
     numbers = [int(a) if a != "auto" else None for a in sys.argv[2:4]]
-    main(sys.argv[1], *(numbers + [None, None])[:2])
+    main(sys.argv[1], *[*numbers, None, None][:2])

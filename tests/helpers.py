@@ -76,9 +76,7 @@ def quadratic_task(dim: int = 1) -> Task:
     def predict(model, x):
         return jnp.broadcast_to(model.params["x"][None], x.shape)
 
-    return Task(
-        lambda key: Model({"x": jnp.zeros(dim)}), loss, predict, lambda outputs, batch: {}
-    )
+    return Task(lambda key: Model({"x": jnp.zeros(dim)}), loss, predict, lambda outputs, batch: {})
 
 
 def flat(params: Any) -> np.ndarray:
@@ -124,7 +122,10 @@ def cohort_of(
     present = np.ones(k, bool) if present is None else np.asarray(present, bool)
     work = np.ones(k) if work is None else np.asarray(work, float)
     member = Member(
-        jnp.asarray(ids, jnp.int32), jnp.asarray(present), jnp.zeros(k, jnp.int32), jnp.asarray(work)
+        jnp.asarray(ids, jnp.int32),
+        jnp.asarray(present),
+        jnp.zeros(k, jnp.int32),
+        jnp.asarray(work),
     )
     return Cohort(jnp.asarray(round_index, jnp.int32), member)
 
@@ -160,12 +161,11 @@ class Script(NamedTuple):
             row = round_index % len(self.ids)
             ids, present, work = (jnp.asarray(v)[row] for v in self)
             return state, Cohort(
-                round_index, Member(ids.astype(jnp.int32), present, jnp.zeros_like(ids, jnp.int32), work)
+                round_index,
+                Member(ids.astype(jnp.int32), present, jnp.zeros_like(ids, jnp.int32), work),
             )
 
-        return Sampler(
-            self.ids.shape[1], lambda n: (), sample, lambda state, cohort, info: state
-        )
+        return Sampler(self.ids.shape[1], lambda n: (), sample, lambda state, cohort, info: state)
 
 
 def script(rounds: int, cohort: int, n: int, seed: int = 0, ragged: bool = True) -> Script:
@@ -224,7 +224,13 @@ class Run(NamedTuple):
 
 
 def orders(
-    rule: Batches, key: jax.Array, round_index: int, client: int, size: int, longest: int, work: float
+    rule: Batches,
+    key: jax.Array,
+    round_index: int,
+    client: int,
+    size: int,
+    longest: int,
+    work: float,
 ) -> list[np.ndarray]:
     """Index lists of one client's local steps, keyed as the key law says it in words."""
     most = int(rule.count(jnp.int32(longest), longest))

@@ -61,7 +61,9 @@ def fedlab(folder: Path) -> list[Row]:
     for index, published in FEDLAB.items():
         limit = 0.010 if index < 20 else 0.006
         gap = abs(curve[index] - published)
-        rows.append(Row(f"accuracy, round {index}", published, curve[index], f"{limit}", gap <= limit))
+        rows.append(
+            Row(f"accuracy, round {index}", published, curve[index], f"{limit}", gap <= limit)
+        )
     return rows
 
 
@@ -102,7 +104,9 @@ def main() -> int:
         print(f"\n{name}: {seconds:.0f} s")
         for row in rows:
             verdict = "ok" if row.good else "MISS"
-            print(f"  {row.what:34} {row.published:9.4f} {row.ours:9.4f}  {row.tolerance:8} {verdict}")
+            print(
+                f"  {row.what:34} {row.published:9.4f} {row.ours:9.4f}  {row.tolerance:8} {verdict}"
+            )
         good &= all(r.good for r in rows)
         results[name] = {"seconds": seconds, "rows": [r._asdict() for r in rows]}
     record = HERE.parent / "results" / "papers.json"

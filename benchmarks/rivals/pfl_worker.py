@@ -36,18 +36,22 @@ class Net(torch.nn.Module):
         self.net = torch.nn.Sequential(*layers[:-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
         return self.net(x)
 
     def loss(self, x: torch.Tensor, y: torch.Tensor, eval: bool = False) -> torch.Tensor:
+        """Mean cross entropy."""
         return torch.nn.functional.cross_entropy(self(x), y)
 
     @torch.no_grad()
     def metrics(self, x: torch.Tensor, y: torch.Tensor, eval: bool = True) -> dict:
+        """What pfl records."""
         total = torch.nn.functional.cross_entropy(self(x), y, reduction="sum").item()
         return {"loss": Weighted(total, len(y))}
 
 
 def main(name: str) -> None:
+    """Serve one workload."""
     workload = WORKLOADS[name]
     torch.set_num_threads(2)
     x, y = examples(workload)

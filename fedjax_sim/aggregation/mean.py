@@ -17,7 +17,7 @@ class MeanAcc(NamedTuple):
 
     total: PyTree
     weight: Array
-    count: Array
+    heard: Array
     rescale: Array
 
 
@@ -52,7 +52,7 @@ def mean(*, rescale: str | None = None) -> Aggregator:
         return MeanAcc(
             jax.tree.map(fold, acc.total, reports.update),
             acc.weight + jnp.sum(weight),
-            acc.count + jnp.sum(weight > 0, dtype=jnp.int32),
+            acc.heard + jnp.sum(weight > 0, dtype=jnp.int32),
             acc.rescale + jnp.sum(jnp.where(weight > 0, weight * value, 0)),
         )
 
@@ -61,7 +61,7 @@ def mean(*, rescale: str | None = None) -> Aggregator:
         update = jax.tree.map(lambda t: t / safe.astype(t.dtype), acc.total)
         if rescale:
             update = _rescaled(update, acc.rescale / safe)
-        return Aggregate(update, acc.weight, acc.count, {})
+        return Aggregate(update, acc.weight, acc.heard, {})
 
     return Aggregator(
         zero, accumulate, None, finalize, lambda report, k: tree.n_bytes(report.update)

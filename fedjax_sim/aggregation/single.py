@@ -18,7 +18,7 @@ class Single(NamedTuple):
 
     update: PyTree
     weight: Array
-    count: Array
+    heard: Array
 
 
 def take_one() -> Aggregator:
@@ -33,13 +33,13 @@ def take_one() -> Aggregator:
     def accumulate(acc: Single, reports: Report, rows: Array) -> Single:
         del rows
         update = jax.tree.map(lambda a, u: a + u[0].astype(a.dtype), acc.update, reports.update)
-        count = acc.count + jnp.sum(reports.weight > 0, dtype=jnp.int32)
+        count = acc.heard + jnp.sum(reports.weight > 0, dtype=jnp.int32)
         return Single(update, acc.weight + jnp.sum(reports.weight), count)
 
     return Aggregator(
         zero=zero,
         accumulate=accumulate,
         merge=None,
-        finalize=lambda acc: Aggregate(acc.update, acc.weight, acc.count, {}),
+        finalize=lambda acc: Aggregate(acc.update, acc.weight, acc.heard, {}),
         bytes_held=lambda report, k: tree.n_bytes(report.update),
     )

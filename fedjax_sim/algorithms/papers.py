@@ -44,15 +44,14 @@ FEDAVG = Paper(
     "mcmahan2017communication",
     "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     "McMahan, H. Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and "
-    "Ag{\\\"u}era y Arcas, Blaise",
+    'Ag{\\"u}era y Arcas, Blaise',
     "Artificial Intelligence and Statistics (AISTATS)",
     2017,
     "1602.05629",
 )
 FEDAVGM = Paper(
     "hsu2019measuring",
-    "Measuring the Effects of Non-Identical Data Distribution for Federated Visual "
-    "Classification",
+    "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification",
     "Hsu, Tzu-Ming Harry and Qi, Hang and Brown, Matthew",
     "NeurIPS Workshop on Federated Learning",
     2019,

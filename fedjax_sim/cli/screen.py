@@ -104,7 +104,9 @@ def progress(to: Console) -> Iterator[Callable[[Any], None]]:
     columns = (
         SpinnerColumn(style="cyan"),
         TextColumn("{task.fields[phase]:<9}"),
-        BarColumn(bar_width=max(10, min(40, to.width - 84)), complete_style="cyan", finished_style="green"),
+        BarColumn(
+            bar_width=max(10, min(40, to.width - 84)), complete_style="cyan", finished_style="green"
+        ),
         TextColumn("{task.fields[rounds]}"),
         TextColumn("{task.fields[figures]}"),
     )
@@ -156,7 +158,9 @@ class _Lines:
         if now.phase == "training" and not (late or far or now.round == now.rounds):
             return
         self._round, self._time = now.round, time.monotonic()
-        line = "  ".join([f"round {now.round:>{len(str(now.rounds))}}/{now.rounds}", *_figures(now)])
+        line = "  ".join(
+            [f"round {now.round:>{len(str(now.rounds))}}/{now.rounds}", *_figures(now)]
+        )
         if now.phase == "compiling":
             line = "compiling"
         if line != self._last:

@@ -54,9 +54,7 @@ def controlled(
             del key
             return jax.tree.map(jnp.zeros_like, model.params)
 
-        def start(
-            ctx: Context, received: Controlled, row: PyTree, data: ClientData
-        ) -> LocalWork:
+        def start(ctx: Context, received: Controlled, row: PyTree, data: ClientData) -> LocalWork:
             work = base.start(ctx, received.model, (), data)
             return work._replace(extra={"correction": tree.sub(received.control, row)})
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_sim.clients.sgd import LocalWork, local
-
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData
@@ -98,5 +97,3 @@ def pooled(optimizer: Any, batches: Batches | None = None) -> Callable[[Task], C
         )
 
     return build
-
-

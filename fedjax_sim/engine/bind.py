@@ -127,4 +127,3 @@ def _present(cohort: Cohort) -> Array:
 def _received_bytes(built: Parts, sent: PyTree, cohort: Cohort) -> int:
     member = tree.take(cohort.members, jnp.int32(0))
     return tree.n_bytes(jax.eval_shape(built.server.receive, sent, member))
-

@@ -19,7 +19,13 @@ from fedjax_sim.core.contracts import Aggregator, ClientUpdate, ServerUpdate, Ta
 from fedjax_sim.core.types import PyTree
 from fedjax_sim.data.batching import Batches
 
-_BATCH_FIELDS = {"epochs": 1, "steps": None, "batch_size": 10, "last": "partial", "shuffle": True}
+_BATCH_FIELDS: dict[str, Any] = {
+    "epochs": 1,
+    "steps": None,
+    "batch_size": 10,
+    "last": "partial",
+    "shuffle": True,
+}
 
 
 class Parts(NamedTuple):

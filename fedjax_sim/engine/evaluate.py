@@ -20,9 +20,7 @@ from fedjax_sim.engine.plan import Plan
 Sums = dict[str, tuple[Array, Array]]
 
 
-def measure(
-    task: Task, model_of: Callable[..., Model] | None, batch_size: int
-) -> ClientUpdate:
+def measure(task: Task, model_of: Callable[..., Model] | None, batch_size: int) -> ClientUpdate:
     """A client update that sums the task's metrics over the client's window, in order.
 
     Args:
@@ -140,9 +138,7 @@ def _run(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     cohort = everyone(data.n_clients, jnp.zeros((), jnp.int32))
     key = jax.random.key(0)
-    result = run_cohort(
-        build, (), sent, rows, cohort, data, key=key, lanes=plan.lanes, mesh=mesh
-    )
+    result = run_cohort(build, (), sent, rows, cohort, data, key=key, lanes=plan.lanes, mesh=mesh)
     means = {n: s / jnp.maximum(c, 1) for n, (s, c) in result.acc.items()}
     return means, result.aux
 

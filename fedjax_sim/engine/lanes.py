@@ -112,9 +112,7 @@ class _Bound(NamedTuple):
 
     def finish(self, job: Array, work: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
         ctx, received, data = self.setting(job)
-        return self.client.finish(
-            ctx, work, received, tree.take(rows, self.jobs.row[job]), data
-        )
+        return self.client.finish(ctx, work, received, tree.take(rows, self.jobs.row[job]), data)
 
 
 def run_lanes(

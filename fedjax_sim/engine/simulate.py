@@ -91,13 +91,14 @@ def make_simulate(
         last_round: Array | int = -1,
     ) -> tuple[RunState, dict[str, Array]]:
         def probed(state: RunState) -> dict[str, Array]:
-            if probe is None:
+            measure = probe
+            if measure is None:
                 return {}
             due = (state.round % jnp.maximum(probe_every, 1) == 0) | (state.round == last_round)
-            shapes = jax.eval_shape(lambda s: probe(key, s, probe_data), state)
+            shapes = jax.eval_shape(lambda s: measure(key, s, probe_data), state)
             values = jax.lax.cond(
                 due,
-                lambda s: tree.strong(probe(key, s, probe_data)),
+                lambda s: tree.strong(measure(key, s, probe_data)),
                 lambda s: tree.zeros(shapes),
                 state,
             )

@@ -1,0 +1,1 @@
+"""Runs: configuration, session, records, checkpoints, pictures."""

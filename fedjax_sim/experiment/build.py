@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -201,7 +202,9 @@ def _task_table(experiment: Experiment, data: Federation) -> Table:
     for key in given.keys() - fields.keys():
         remedy = f"is not taken by {name}, the task that suits these data"
         raise InputError(f"task.{key}", given[key], remedy)
-    return {"name": name, **given}
+    defaults = {n: d for n, (_, d) in fields.items() if d is not ...}
+    whole = defaults | given
+    return {"name": name} | {n: whole[n] for n in fields if whole.get(n) is not None}
 
 
 def _task_by_data(data: Federation) -> str:
@@ -277,7 +280,13 @@ def _with_metrics(task: Task, own: list[Callable[..., Any]]) -> Task:
 def _config_text(experiment: Experiment, filled: dict[str, Table], settings: Settings) -> str:
     plan = {n: v for n in _PLAN_FIELDS if (v := getattr(settings, n)) is not None}
     run = {} if settings.cohort is None else {"cohort": settings.cohort}
-    return experiment.to_toml(**filled, run=run, plan=plan)
+    named = {"metrics"} & experiment.table["task"].keys()
+    own = {name: experiment.table["task"][name] for name in named}
+    whole = filled | {"task": filled["task"] | own}
+    whole["model"] = {"name": experiment.pieces[MODEL].name} | filled["model"]
+    return dataclasses.replace(experiment, table=experiment.table | whole).to_toml(
+        run=run, plan=plan
+    )
 
 
 def task_from_config(path: Path, *, x_shape: Any = None, x_dtype: Any = None) -> Task | None:

@@ -29,7 +29,7 @@ def use_compile_cache(folder: str | Path | None = None) -> Path | None:
     Returns:
       The folder in use, or None where it cannot be made.
     """
-    if set_before := jax.config.jax_compilation_cache_dir:
+    if set_before := jax.config.values["jax_compilation_cache_dir"]:
         return Path(set_before)
     folder = Path(folder) if folder is not None else default_cache() / "xla"
     try:

@@ -81,7 +81,9 @@ def _rebuild(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> PyTree:
     value = arrays[about["name"]]
     if list(value.shape) != about["shape"] or str(value.dtype) != about["dtype"]:
         raise InputError(TENSORS, about["name"], "is not what tree.json says")
-    return jax.random.wrap_key_data(value, impl=about["key"]) if "key" in about else value
+    return (
+        jax.random.wrap_key_data(jnp.asarray(value), impl=about["key"]) if "key" in about else value
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,8 @@ class ProbeData(NamedTuple):
 def shards_for_device(shards: Shards) -> DeviceShards:
     """The arrays of `shards` with int32 offsets, still on the host."""
     sizes, offsets = (np.asarray(v, np.int32) for v in (shards.sizes, shards.offsets))
-    return DeviceShards(shards.x, shards.y, offsets, sizes, max(1, int(sizes.max())))
+    arrays: list[Any] = [shards.x, shards.y, offsets, sizes]
+    return DeviceShards(*arrays, longest=max(1, int(sizes.max())))
 
 
 def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings) -> ProbeData:

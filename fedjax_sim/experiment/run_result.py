@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ class Run:
             raise InputError("x", x.shape, f"must have shape (n, {', '.join(map(str, wanted))})")
         model = self._model()
         wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(model))
-        with jax.enable_x64(wide or jax.config.jax_enable_x64):
+        with jax.enable_x64(True) if wide else contextlib.nullcontext():
             return model_io.predict_in_batches(self.algorithm.predict, model, x)
 
     def plot(self) -> Figure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +21,11 @@ from fedjax_sim.experiment.dispatch import Dispatch
 from fedjax_sim.experiment.folder import Folder, config_of
 from fedjax_sim.experiment.interrupt import Interrupted, Request, listen
 from fedjax_sim.experiment.prepare import Prepared, prepare
+from fedjax_sim.experiment.progress import Clock, OnProgress, Progress
 from fedjax_sim.experiment.records import Record
 from fedjax_sim.experiment.run_result import Run
 from fedjax_sim.experiment.settings import ConfigText, Settings, next_stop
 from fedjax_sim.experiment.summary import summarize
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands; told once a chunk.
-
-    Attributes:
-      round: rounds done.
-      rounds: R.
-      latest: the newest record, with the newest value of every metric; empty at first.
-      rounds_per_second: of this process, compile time left out; 0 at first.
-      steps_per_second: local steps of clients a second, likewise.
-      seconds_left: forecast, or None before the first chunk.
-      phase: `compiling`, `training` or `done`.
-    """
-
-    round: int
-    rounds: int
-    latest: Record
-    rounds_per_second: float
-    steps_per_second: float
-    seconds_left: float | None
-    phase: str
-
-
-OnProgress = Callable[[Progress], None]
-
-
-@dataclasses.dataclass
-class _Clock:
-    """Totals of the whole run, and where this process began."""
-
-    round: int = 0
-    seconds: float = 0.0
-    client_steps: int = 0
-    lane_steps: int = 0
-    lane_steps_bound: int = 0
-    began: tuple[int, float, int] = (0, 0.0, 0)
-
-    def add(self, rounds: int, seconds: float, new: list[Record], lanes: dict[str, int]) -> None:
-        self.round, self.seconds = self.round + rounds, self.seconds + seconds
-        self.client_steps += sum(r.get("client_steps", 0) for r in new)
-        self.lane_steps += lanes.get("lane_steps", 0)
-        self.lane_steps_bound += lanes.get("lane_steps_bound", 0)
-
-    def totals(self) -> dict[str, Any]:
-        names = ("seconds", "client_steps", "lane_steps", "lane_steps_bound")
-        return {n: getattr(self, n) for n in names}
 
 
 class Session:
@@ -137,7 +89,7 @@ class Session:
                 folder.identify(self.prepared, self._dispatch.shapes, text)
         self._folder = folder
         self._records: list[Record] = []
-        self._clock = _Clock()
+        self._clock = Clock()
 
     @property
     def settings(self) -> Settings:
@@ -178,7 +130,7 @@ class Session:
             return self._dispatch.first_state()
         state, p, self._records = found
         begin = (p.round, p.wall_time_s, p.client_steps)
-        self._clock = _Clock(
+        self._clock = Clock(
             p.round, p.wall_time_s, p.client_steps, p.lane_steps, p.lane_steps_bound, begin
         )
         return self._dispatch.adopt(state)
@@ -244,26 +196,8 @@ class Session:
         return Interrupted(self.out, self._clock.round)
 
     def _progress(self, phase: str) -> Progress:
-        clock, rounds = self._clock, self.settings.rounds
-        done, seconds, steps = (
-            now - then
-            for now, then in zip(
-                (clock.round, clock.seconds, clock.client_steps), clock.began, strict=True
-            )
-        )
-        speed = done / seconds if seconds > 0 else 0.0
-        latest: Record = {}
-        for record in self._records[-max(self.settings.eval_every, 1) :]:
-            latest |= record
-        return Progress(
-            round=clock.round,
-            rounds=rounds,
-            latest=latest,
-            rounds_per_second=speed,
-            steps_per_second=steps / seconds if seconds > 0 else 0.0,
-            seconds_left=(rounds - clock.round) / speed if speed > 0 else None,
-            phase=phase,
-        )
+        recent = self._records[-self.settings.eval_every :]
+        return self._clock.progress(phase, self.settings.rounds, recent)
 
     def _finish(self, state: RunState, status: str) -> Run:
         summary = summarize(

@@ -15,12 +15,7 @@ import optax
 
 from fedjax_sim.core import tree
 from fedjax_sim.core.types import Array, PyTree
-
-
-def _stateless(
-    update: Any,
-) -> optax.GradientTransformationExtraArgs:
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+from fedjax_sim.transforms.pure import transformation
 
 
 def add_proximal(mu: Array | float) -> optax.GradientTransformationExtraArgs:
@@ -39,7 +34,7 @@ def add_proximal(mu: Array | float) -> optax.GradientTransformationExtraArgs:
         del extra
         return jax.tree.map(lambda g, p, a: g + mu * (p - a), grads, params, anchor), state
 
-    return _stateless(update)
+    return transformation(update)
 
 
 def add_correction() -> optax.GradientTransformationExtraArgs:
@@ -51,7 +46,7 @@ def add_correction() -> optax.GradientTransformationExtraArgs:
         del params, extra
         return tree.add(grads, correction), state
 
-    return _stateless(update)
+    return transformation(update)
 
 
 class SumState(NamedTuple):
@@ -60,11 +55,13 @@ class SumState(NamedTuple):
     total: PyTree
 
 
-def remember_sum() -> optax.GradientTransformation:
+def remember_sum() -> optax.GradientTransformationExtraArgs:
     """Pass gradients on unchanged and keep their sum."""
 
-    def update(grads: PyTree, state: SumState, params: PyTree = None) -> tuple[PyTree, SumState]:
-        del params
+    def update(
+        grads: PyTree, state: SumState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, SumState]:
+        del params, extra
         return grads, SumState(tree.add(state.total, grads))
 
-    return optax.GradientTransformation(lambda p: SumState(jax.tree.map(jnp.zeros_like, p)), update)
+    return transformation(update, lambda p: SumState(jax.tree.map(jnp.zeros_like, p)))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_sim.core.types import Array, PyTree
+from fedjax_sim.transforms.pure import transformation
 
 
 def scale_by_round(
@@ -29,7 +30,7 @@ def scale_by_round(
         factor = schedule(round)
         return jax.tree.map(lambda u: u * jnp.asarray(factor, u.dtype), updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return transformation(update)
 
 
 def warmup(peak: Array | float, rounds: int) -> Callable[[Array], Array]:

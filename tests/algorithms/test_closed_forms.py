@@ -65,7 +65,11 @@ def test_fedprox_stops_at_the_exact_proximal_average(x64):
     assert step._cache_size() == 1
 
 
-NOVA = {0.1: (0.749846218, 0.428370623), 0.01: (0.795173306, 0.492525932), 0.001: (0.799519728, 0.499250251)}
+NOVA = {
+    0.1: (0.749846218, 0.428370623),
+    0.01: (0.795173306, 0.492525932),
+    0.001: (0.799519728, 0.499250251),
+}
 
 
 @pytest.mark.parametrize("builder", [fedavg, fednova])

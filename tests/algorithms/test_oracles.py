@@ -194,7 +194,5 @@ def test_oracle_gradient_is_the_derivative_of_its_loss():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(9, DIM)), rng.integers(0, CLASSES, 9)
     step = 1e-6 * np.eye(START.size)
-    slope = [
-        (loss(START + e, x, y, CLASSES) - loss(START - e, x, y, CLASSES)) / 2e-6 for e in step
-    ]
+    slope = [(loss(START + e, x, y, CLASSES) - loss(START - e, x, y, CLASSES)) / 2e-6 for e in step]
     np.testing.assert_allclose(gradient(START, x, y, CLASSES), slope, atol=1e-8)

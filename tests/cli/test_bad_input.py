@@ -389,9 +389,7 @@ def copy_of(run: Path, to: Path) -> Path:
     return to
 
 
-def test_a_used_folder(
-    finished: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_used_folder(finished: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = copy_of(finished, workplace / "used")
     unchanged(["run", "--out", str(out)], workplace, ["out", "used", "resume"], capsys)
 

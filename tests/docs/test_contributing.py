@@ -1,4 +1,4 @@
-"""CONTRIBUTING's worked example is a real recipe: short, FedAvg when unbounded, exact when bound."""
+"""CONTRIBUTING's worked example is a real recipe: short, and exact at both of its ends."""
 
 import ast
 import pathlib
@@ -47,5 +47,7 @@ def test_a_large_bound_is_fedavg():
 def test_one_client_moves_the_model_by_the_bound():
     _, bounded = example()
     moved = train(bounded(optax.sgd(0.5), bound=0.25), clients=1, cohort=1, rounds=1)
-    norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(moved)))
+    norm = np.sqrt(
+        sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(moved))
+    )
     np.testing.assert_allclose(norm, 0.25, rtol=1e-5)  # logistic regression starts at zero

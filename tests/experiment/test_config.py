@@ -124,7 +124,7 @@ def test_the_resolved_plan_and_cohort_are_written() -> None:
     table = tomllib.loads(built.config_text(settings))
     assert table["plan"] == {"lanes": 3, "devices": 1, "chunk": 7, "float64": False}
     assert table["run"]["cohort"] == 5
-    assert table["task"] == {"name": "classification", "label_smoothing": 0.0, "classes": 10}
+    assert table["task"] == {"name": "classification", "classes": 10, "label_smoothing": 0.0}
 
 
 def test_every_number_of_the_sections_is_traced() -> None:
@@ -158,7 +158,7 @@ def test_every_optimizer_descends(name: str) -> None:
     values: dict[str, Any] = {"optimizer": name, "learning_rate": 0.01, "weight_decay": 1e-6}
     values |= {"momentum": 0.5} if facts.momentum else {}
     values |= {"nesterov": True} if facts.nesterov else {}
-    values["optimizer_params"] = {n: 0.5 for n in facts.params}
+    values["optimizer_params"] = {n: 5.0 if n == "threshold" else 0.5 for n in facts.params}
     made = maker("client", Optimizer(**values))
 
     @jax.jit

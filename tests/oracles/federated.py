@@ -31,7 +31,11 @@ def local_sgd(theta, client, classes, rate, *, mu=0.0, momentum=0.0, correction=
 
 def weights_of(clients, weighting):
     """Normalised weights p_i: by examples, equal, or by local steps."""
-    raw = {"examples": lambda c: len(c.y), "uniform": lambda c: 1, "steps": lambda c: len(c.batches)}
+    raw = {
+        "examples": lambda c: len(c.y),
+        "uniform": lambda c: 1,
+        "steps": lambda c: len(c.batches),
+    }
     values = np.array([raw[weighting](c) for c in clients], float)
     return values / values.sum()
 
@@ -49,7 +53,9 @@ def fedavg(theta, rounds, classes, rate, *, weighting="examples", server=None, *
         if server is None:
             theta = sum(w * y for w, y in zip(p, models, strict=True))
         else:
-            theta = theta + server.step(sum(w * (theta - y) for w, y in zip(p, models, strict=True)))
+            theta = theta + server.step(
+                sum(w * (theta - y) for w, y in zip(p, models, strict=True))
+            )
         path.append(theta)
     return path
 
