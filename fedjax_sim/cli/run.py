@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _train(experiment: Any, out: Path, *, resume: bool) -> int:
 
 
 @contextlib.contextmanager
-def named_fields() -> Any:
+def named_fields() -> Generator[None]:
     """Give a setting's name the section that an experiment file has it in."""
     from fedjax_sim.experiment.sections import Plan, Run
 

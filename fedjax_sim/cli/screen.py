@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def _method(experiment: Any, built: Any, session: Any) -> Iterator[tuple[str, st
 
 
 @contextlib.contextmanager
-def progress(to: Console) -> Iterator[Callable[[Any], None]]:
+def progress(to: Console) -> Generator[Callable[[Any], None]]:
     """A listener for `Session.run`: a bar on a terminal, lines elsewhere."""
     if not to.is_terminal:
         yield _Lines(to)

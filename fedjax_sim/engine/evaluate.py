@@ -114,18 +114,28 @@ def evaluate_clients(
     state: PyTree,
     rows: PyTree,
     data: DeviceShards,
+    train: DeviceShards,
     *,
     plan: Plan,
     mesh: Mesh,
     batch_size: int,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Every client's own model on its own window; returns as `evaluate_global`."""
+    """Every client's own model on its own window of `data`; returns as `evaluate_global`.
+
+    `train` holds the clients' training windows, from which a personal model may be made.
+    """
     if not algorithm.personal and algorithm.global_model is not None:
         model = algorithm.global_model(state)
         return evaluate_global(task, model, data, plan=plan, mesh=mesh, batch_size=batch_size)
-    client = measure(task, algorithm.model_of, batch_size)
+
+    def model_of(ctx: Context, received: PyTree, row: PyTree, window: ClientData) -> Model:
+        del window
+        state, train = received
+        return algorithm.model_of(ctx, state, row, train.client(ctx.member.id))
+
+    client = measure(task, model_of, batch_size)
     work = Work(client, _totals(), lambda sent, member: sent)
-    return _run(lambda hyper: work, state, rows, data, plan, mesh)
+    return _run(lambda hyper: work, (state, train), rows, data, plan, mesh)
 
 
 def _run(

@@ -73,7 +73,7 @@ def make_simulate(
       algorithm: what `bind` returned.
       sampler: who takes part.
       chunk: rows of the record buffers (static); the number of rounds is a traced bound.
-      probe: `(key, RunState, probe_data) -> {name: scalar}`, run on the rounds that
+      probe: `(key, RunState, data, probe_data) -> {name: scalar}`, run on the rounds that
         `probe_every` divides and on `last_round`; its records carry `probed`.
 
     Returns:
@@ -95,10 +95,10 @@ def make_simulate(
             if measure is None:
                 return {}
             due = (state.round % jnp.maximum(probe_every, 1) == 0) | (state.round == last_round)
-            shapes = jax.eval_shape(lambda s: measure(key, s, probe_data), state)
+            shapes = jax.eval_shape(lambda s: measure(key, s, data, probe_data), state)
             values = jax.lax.cond(
                 due,
-                lambda s: tree.strong(measure(key, s, probe_data)),
+                lambda s: tree.strong(measure(key, s, data, probe_data)),
                 lambda s: tree.zeros(shapes),
                 state,
             )

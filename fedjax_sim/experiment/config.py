@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, ValidationError, create_model
+from pydantic import ValidationError
 
 from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.core.checks import InputError
-from fedjax_sim.experiment import pieces
+from fedjax_sim.experiment import pieces, schema
 from fedjax_sim.experiment.messages import explain
-from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK, Piece
-from fedjax_sim.experiment.sections import BATCH_FIELDS, Client, Plan, Run, Server, Strict
+from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, Piece
+from fedjax_sim.experiment.sections import BATCH_FIELDS, Plan, Run
 
 DEFAULT = Path(__file__).with_name("default.toml")
 Table = dict[str, Any]
 _NAMES = {DATA: "digits", PARTITION: "dirichlet", MODEL: "mlp", ALGORITHM: "fedavg"}
-_PARTITION_DEFAULTS = {"clients": 100, "alpha": 0.3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +146,15 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
     found = _find_pieces(merged)
     kept, notes = _leave_behind(merged, file, overrides, found)
     _refuse_server(kept, found[ALGORITHM])
-    model = _experiment_model(kept, found)
+    for section in schema.SECTIONS:
+        kept.setdefault(section, {})
+    if PARTITION in found and isinstance(kept[DATA], dict):
+        kept[DATA].setdefault("partition", {})
+    model = schema.experiment_model(kept, found)
     try:
-        valid = model.model_validate(kept)
+        valid: Any = model.model_validate(kept)
     except ValidationError as error:
-        raise explain(error, lambda loc: _accepted(model, loc)) from None
+        raise explain(error, lambda loc: schema.accepted(model, loc)) from None
     table = _tidy(valid.model_dump(exclude_none=True))
     server = getattr(valid, "server", None)
     return Experiment(table, found, valid.client, server, valid.run, valid.plan, tuple(notes))
@@ -219,33 +222,6 @@ def _changed(file: Table, overrides: Table, section: str, key: str) -> bool:
     return new is not None and new != _at(file, section).get(key)
 
 
-def _experiment_model(raw: Table, found: dict[str, Piece]) -> type[Strict]:
-    """The pydantic model of this experiment: the fixed sections and those of its pieces."""
-    entry = found[ALGORITHM].entry
-    assert entry is not None
-    sections: dict[str, Any] = {
-        "data": _section(_data_model(raw, found)),
-        "model": _section(_piece_model(found[MODEL])),
-        "algorithm": _section(_piece_model(found[ALGORITHM])),
-        "client": _section(_client_model(entry)),
-        "run": _section(Run),
-        "plan": _section(Plan),
-    }
-    if TASK in found:
-        sections["task"] = _section(_piece_model(found[TASK], metrics=(list[str], [])))
-    else:
-        sections["task"] = (_task_by_data(), Field(default_factory=_task_by_data()))
-    if entry.server:
-        sections["server"] = (Server | None, None)
-    return create_model("experiment", __base__=Strict, **sections)
-
-
-def _task_by_data() -> type[Strict]:
-    """[task] without a name: the data say which."""
-    numbers = {n: (int | None, None) for n in ("classes", "vocab", "outputs")}
-    return create_model("task", __base__=Strict, metrics=(list[str], []), **numbers)
-
-
 def _refuse_server(kept: Table, algorithm: Piece) -> None:
     if "server" in kept and algorithm.entry is not None and not algorithm.entry.server:
         able = ", ".join(n for n, e in ALGORITHMS.items() if e.server)
@@ -253,12 +229,9 @@ def _refuse_server(kept: Table, algorithm: Piece) -> None:
         raise InputError("server", kept["server"], remedy)
 
 
-_ORDER = ("data", "model", "task", "algorithm", "client", "server", "run", "plan")
-
-
 def _tidy(table: Table) -> Table:
-    """Sections in their usual order, empty tables left out."""
-    ordered = {name: table[name] for name in _ORDER if name in table}
+    """The sections without empty tables."""
+    ordered = dict(table)
     if not ordered["client"].get("optimizer_params", True):
         del ordered["client"]["optimizer_params"]
     if "server" in ordered and not ordered["server"]["optimizer_params"]:
@@ -268,58 +241,3 @@ def _tidy(table: Table) -> Table:
     if not ordered["task"]["metrics"]:
         del ordered["task"]["metrics"]
     return ordered
-
-
-def _section(model: type[Strict]) -> tuple[Any, Any]:
-    """A section that may be left out where all its keys may."""
-    return model, Field(default_factory=lambda: model.model_validate({}))
-
-
-def _piece_model(piece: Piece, **more: Any) -> type[Strict]:
-    fields = {"name": (str, piece.name), **piece.fields, **more}
-    return create_model(piece.section, __base__=_Open if piece.is_open else Strict, **fields)
-
-
-class _Open(Strict):
-    model_config = {"extra": "allow"}
-
-
-def _data_model(raw: Table, found: dict[str, Piece]) -> type[Strict]:
-    if PARTITION not in found:
-        return _piece_model(found[DATA])
-    partition = found[PARTITION]
-    named = "name" in _at(raw, PARTITION)
-    fields = {
-        name: (kind, _PARTITION_DEFAULTS.get(name, default) if default is ... else default)
-        for name, (kind, default) in partition.fields.items()
-    }
-    model = _piece_model(partition._replace(fields=partition.fields if named else fields))
-    return _piece_model(found[DATA], partition=_section(model))
-
-
-def _client_model(entry: Any) -> type[Strict]:
-    """[client] as this algorithm takes it, its default rate put in."""
-    left_out = (() if entry.batches else BATCH_FIELDS) + (() if entry.schedule else ("schedule",))
-    if not left_out:
-        rate = (float, Field(entry.client_rate, gt=0))
-        return create_model("client", __base__=Client, learning_rate=rate)
-    from fedjax_sim.experiment.sections import Optimizer
-
-    kept = {
-        name: (field.annotation, field)
-        for name, field in Client.model_fields.items()
-        if name not in left_out and name not in Optimizer.model_fields
-    }
-    return create_model("client", __base__=Optimizer, **kept)
-
-
-def _accepted(model: type[Strict], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that the section at `loc` takes."""
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        inner = getattr(field, "annotation", None)
-        options = [t for t in getattr(inner, "__args__", (inner,)) if hasattr(t, "model_fields")]
-        if not options:
-            return []
-        model = options[0]
-    return list(model.model_fields)

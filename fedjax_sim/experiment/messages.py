@@ -78,7 +78,7 @@ def _tell(
         return field, value, words.format(context[name])
     if kind == "value_error":
         return field, value, str(context["error"])
-    return field, value, _TYPES.get(kind, fault["msg"])
+    return field, value, _TYPES.get(str(kind), str(fault["msg"]))
 
 
 def dotted(loc: tuple[Any, ...]) -> str:

@@ -49,7 +49,7 @@ class Piece(NamedTuple):
     Attributes:
       section: where it is named.
       name: registered, or `package.module:function`.
-      build: the builder; for registered algorithms None until `entry.load()`.
+      builder: the function; None for registered algorithms, which `make` imports.
       fields: `{parameter: (type, pydantic field)}`.
       is_open: it takes keywords that it does not name.
       entry: what an algorithm takes; None for other pieces.
@@ -57,14 +57,21 @@ class Piece(NamedTuple):
 
     section: str
     name: str
-    build: Callable[..., Any] | None
+    builder: Callable[..., Any] | None
     fields: dict[str, tuple[Any, Any]]
     is_open: bool = False
     entry: Entry | None = None
 
     def takes(self, argument: str) -> bool:
         """Whether the builder has a parameter of this name."""
-        return self.build is not None and argument in inspect.signature(self.build).parameters
+        return self.builder is not None and argument in inspect.signature(self.builder).parameters
+
+    def make(self) -> Callable[..., Any]:
+        """The builder, imported where it was not yet."""
+        if self.builder is not None:
+            return self.builder
+        assert self.entry is not None
+        return self.entry.load()
 
     @property
     def is_own(self) -> bool:
@@ -157,7 +164,7 @@ def _declared(entry: Entry) -> dict[str, tuple[Any, Any]]:
             fields[name] = (Literal[p.choices], p.default)
         else:
             bounds = {"ge": p.low, "le": p.high, "gt": p.above, "lt": p.below}
-            given = {k: v for k, v in bounds.items() if v is not None}
+            given: dict[str, Any] = {k: v for k, v in bounds.items() if v is not None}
             fields[name] = (float, Field(p.default, **given))
     return fields
 

@@ -50,6 +50,7 @@ def curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
       A matplotlib figure of 150 dots an inch; opens no window.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     accuracies = _present(
         _series(records, "test_accuracy", "test", _BLUE),
@@ -62,8 +63,8 @@ def curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
     )
     panels = [kind for kind, found in (("accuracy", accuracies), ("loss", losses)) if found]
     width = 6.0 + 4.8 * max(len(panels) - 1, 0)
-    figure = Figure(figsize=(width, 4.5), dpi=150, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.06)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.06, rect=(0, 0, 1, 0.95))
+    figure = Figure(figsize=(width, 4.5), dpi=150, layout=layout, facecolor="white")
     axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
     for ax, kind in zip(axes, panels, strict=False):
         if kind == "accuracy":
@@ -254,4 +255,3 @@ def _title(figure: Figure, summary: Mapping[str, Any], rounds: int) -> None:
         parts.append(str(summary["status"]))
     figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
     figure.text(0.012, 0.885, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.95))

@@ -22,7 +22,7 @@ from fedjax_sim.engine.bind import bind
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
-from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data
+from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
 from fedjax_sim.experiment.settings import Settings
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
 
@@ -100,7 +100,8 @@ class Prepared:
         """Names that are recorded on evaluation rounds."""
         batch = self.settings.eval_batch_size
         probe = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
-        return sorted(jax.eval_shape(probe, self.key, state, self.evaluation))
+        train = shards_for_device(self.federation.train)
+        return sorted(jax.eval_shape(probe, self.key, state, train, self.evaluation))
 
     def _finite(self, state: RunState) -> Array:
         if self.algorithm.global_model is None:

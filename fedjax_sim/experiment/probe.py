@@ -52,8 +52,8 @@ def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings)
 
 def make_probe(
     algorithm: Algorithm, task: Task, plan: Plan, mesh: Mesh, batch_size: int
-) -> Callable[[Array, RunState, ProbeData], dict[str, Array]]:
-    """A function `(key, RunState, ProbeData) -> {name: scalar}` for `make_simulate`.
+) -> Callable[[Array, RunState, DeviceShards, ProbeData], dict[str, Array]]:
+    """A function `(key, RunState, train, ProbeData) -> {name: scalar}` for `make_simulate`.
 
     Names are `test_*` for the global model on the central test set, and
     `client_*_mean/p10/p50/p90` over clients that hold test examples, each with the model it
@@ -69,13 +69,14 @@ def make_probe(
         )
         return {f"test_{name}": value for name, value in means.items()}
 
-    def clients(state: RunState, data: DeviceShards) -> dict[str, Array]:
+    def clients(state: RunState, train: DeviceShards, data: DeviceShards) -> dict[str, Array]:
         means, aux = evaluate.evaluate_clients(
             algorithm,
             task,
             state.algorithm,
             state.rows,
             data,
+            train,
             plan=plan,
             mesh=mesh,
             batch_size=min(batch_size, data.longest),
@@ -85,9 +86,11 @@ def make_probe(
             values |= evaluate.spread(name, aux)
         return values
 
-    def probe(key: Array, state: RunState, data: ProbeData) -> dict[str, Array]:
+    def probe(
+        key: Array, state: RunState, train: DeviceShards, data: ProbeData
+    ) -> dict[str, Array]:
         del key
         values = {} if data.central is None else central(state, data.central)
-        return values if data.clients is None else values | clients(state, data.clients)
+        return values if data.clients is None else values | clients(state, train, data.clients)
 
     return probe

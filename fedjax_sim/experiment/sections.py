@@ -78,10 +78,13 @@ def word_or_count(word: str, least: int = 1, zero_is_word: bool = False) -> Any:
     """The type of a field that takes `word` or a whole number of at least `least`."""
 
     def check(value: Any) -> Any:
-        if value == word or (zero_is_word and value == 0 and not isinstance(value, bool)):
+        if value == word:
             return word
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value >= least:
+                return value
+            if zero_is_word and value == 0:
+                return word
         raise ValueError(f'must be a whole number of at least {least}, or "{word}"')
 
     return Annotated[int | str, BeforeValidator(check)]
@@ -123,7 +126,9 @@ class Optimizer(Strict):
     @classmethod
     def _named(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         facts = facts_of(info.data.get("optimizer", ""))
-        for name, number in value.items() if facts is not None else ():
+        if facts is None:
+            return value
+        for name, number in value.items():
             if name not in facts.params:
                 takes = one_of(name, facts.params, what="takes") if facts.params else "takes none"
                 raise ValueError(f"{name} is not known; {info.data['optimizer']} {takes}")
@@ -164,12 +169,12 @@ def _as_schedule(value: Any) -> Any:
     if not isinstance(table, dict):
         return table
     name = table.get("name", "none")
-    takes = _SCHEDULES.get(name) if isinstance(name, str) else None
-    for key in table if takes is not None else ():
+    takes = _SCHEDULES.get(name, {}) if isinstance(name, str) else {}
+    for key in table if name in _SCHEDULES else ():
         if key in Schedule.model_fields and key not in {*takes, "name", "warmup"}:
             owners = [n for n, keys in _SCHEDULES.items() if key in keys]
             raise ValueError(f"{name} takes no {key}; these do: {', '.join(owners)}")
-    return (takes or {}) | table
+    return takes | table
 
 
 class Client(Optimizer):
@@ -180,7 +185,7 @@ class Client(Optimizer):
     batch_size: word_or_count("full", zero_is_word=True) = 10  # type: ignore[valid-type]
     last: Literal["partial", "drop", "topup"] = "partial"
     shuffle: bool = True
-    schedule: Annotated[Schedule, BeforeValidator(_as_schedule)] = Schedule()
+    schedule: Annotated[Schedule, BeforeValidator(_as_schedule)] = Schedule.model_validate({})
 
     @field_validator("steps")
     @classmethod

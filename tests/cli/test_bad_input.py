@@ -268,7 +268,7 @@ ARGUMENTS = [
 FILES = [
     file("TOML", "[data\nname = 3", "experiment file", "bad.toml", "must be valid TOML"),
     file("key twice", "[run]\nseed = 1\nseed = 2", "experiment file", "bad.toml", "valid TOML"),
-    file("empty", "", "client.steps", "None", "client.epochs"),
+    file("empty file", "", "client.steps", "None", "client.epochs"),
     file("no steps", "[client]\nmomentum = 0.5", "client.steps", "None", "client.epochs"),
     file("section", "data = 3\n[client]\nepochs = 1", "data", "3", "must be a section"),
     file("list", "client = [1]", "client", "[1]", "must be a section"),
@@ -339,7 +339,8 @@ def refuses(bad: Bad, at: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert code == 2, said
     assert said.err.startswith("fedjax-sim: error: "), said.err
-    for part in (bad.field, bad.value, bad.remedy):
+    assert bad.field in said.err.partition(" = ")[0], said.err
+    for part in (bad.value, bad.remedy):
         assert part in said.err, f"{part!r} is not in: {said.err}"
     assert "Traceback" not in said.err + said.out
     assert tree_of(at) == before

@@ -186,13 +186,13 @@ def test_no_verb_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("fedjax-sim ")
 
 
-def test_help_and_list_start_no_jax(workplace: Path) -> None:
+def test_help_and_a_wrong_option_start_no_jax(workplace: Path) -> None:
     code = (
         "import sys\nfrom fedjax_sim.cli.main import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "sys.exit('jax' in sys.modules)"
     )
-    for argv in (["--help"], ["run", "--help"], ["list", "algorithms"]):
+    for argv in (["--help"], ["run", "--help"], ["--version"], ["run", "--epochs", "3"]):
         command = [sys.executable, "-c", code, *argv]
         env = environment(workplace)
         ended = subprocess.run(command, capture_output=True, text=True, env=env, check=False)

@@ -72,7 +72,9 @@ def test_vmap_over_seeds_and_numbers_equals_separate_runs(x64, name, lanes):
         return made.compiled.__wrapped__(key, state, 2, made.data)
 
     seeds = jnp.arange(3, dtype=jnp.uint32)
-    states, records = quick_jit(jax.vmap(whole))(seeds, {n: jnp.asarray(v) for n, v in hyper.items()})
+    states, records = quick_jit(jax.vmap(whole))(
+        seeds, {n: jnp.asarray(v) for n, v in hyper.items()}
+    )
     for i in range(3):
         numbers = {n: v[i] for n, v in hyper.items()}
         state, record = single(single.start(table, seed=i, hyper=numbers), 2, seed=i)

@@ -1,0 +1,120 @@
+"""Evaluation against NumPy: ragged windows, any layout, personal models, the spread."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import CLASSES, DIM, Run, flat, quick_jit, script, softmax_data, softmax_task, window
+from oracles.softmax import loss, probabilities
+
+from fedjax_sim.algorithms.baselines import local_only
+from fedjax_sim.algorithms.fedavg import fedavg
+from fedjax_sim.engine.evaluate import evaluate_clients, evaluate_global, spread, windows
+from fedjax_sim.engine.mesh import make_mesh
+from fedjax_sim.engine.plan import Plan
+
+KEY = jax.random.key(3)
+START = np.random.default_rng(2).normal(size=DIM * CLASSES + CLASSES)
+RAGGED = [7, 1, 12, 20, 5, 3, 16, 12, 12]
+EQUAL_BUT_ONE = [8, 8, 8, 8, 8, 8, 3]  # most lanes end together, one goes on or starts late
+LAYOUTS = [(1, 1), (4, 1), (16, 1), (3, 2), (1, 8)]
+
+
+def by_hand(theta, x, y):
+    """`(sum of losses, number right)`."""
+    right = probabilities(theta, x, CLASSES).argmax(1) == y
+    return loss(theta, x, y, CLASSES) * len(y), right.sum()
+
+
+@pytest.mark.parametrize(("lanes", "devices"), LAYOUTS)
+@pytest.mark.parametrize("sizes", [RAGGED, EQUAL_BUT_ONE], ids=["ragged", "equal but one"])
+def test_global_evaluation_is_the_mean_over_all_examples(x64, sizes, lanes, devices):
+    data, task = softmax_data(sizes, seed=4), softmax_task(START)
+    plan, mesh = Plan(lanes, devices), make_mesh(devices)
+    evaluate = quick_jit(
+        lambda m, d: evaluate_global(task, m, d, plan=plan, mesh=mesh, batch_size=4)
+    )
+    means, each = evaluate(task.init(KEY), data)
+    total_loss, right = by_hand(START, np.asarray(data.x), np.asarray(data.y))
+    np.testing.assert_allclose(means["loss"], total_loss / sum(sizes), rtol=1e-12)
+    np.testing.assert_allclose(means["accuracy"], right / sum(sizes), rtol=1e-12)
+    own = np.array([by_hand(START, *window(data, i)) for i in range(len(sizes))])
+    np.testing.assert_allclose(each["loss_sum"], own[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(each["accuracy_sum"], own[:, 1])
+    np.testing.assert_array_equal(each["loss_count"], sizes)
+
+
+def test_empty_windows_count_for_nothing(x64):
+    sizes = [5, 0, 3]
+    data, task = softmax_data(sizes), softmax_task(START)
+    means, each = evaluate_global(
+        task, task.init(KEY), data, plan=Plan(2, 1), mesh=make_mesh(1), batch_size=2
+    )
+    total, _ = by_hand(START, np.asarray(data.x), np.asarray(data.y))
+    np.testing.assert_allclose(means["loss"], total / 8, rtol=1e-12)
+    np.testing.assert_array_equal(each["loss_count"], sizes)
+
+
+def trained(builder, plan):
+    """Three rounds in which not everyone trains, and a test window for each client."""
+    sizes = [7, 4, 12, 9, 5]
+    drawn = script(3, 3, len(sizes), seed=1)
+    recipe = builder(optax.sgd(0.5), epochs=1, batch_size=4)
+    run = Run.of(recipe, softmax_task(START), softmax_data(sizes), drawn.sampler(), plan)
+    state, _ = run.simulate(KEY, 3)
+    return run, state, softmax_data([3, 8, 1, 6, 2], seed=9)
+
+
+@pytest.mark.parametrize("plan", [Plan(1, 1), Plan(4, 1), Plan(2, 2)])
+def test_clients_are_evaluated_with_their_own_models(x64, plan):
+    run, state, test = trained(local_only, plan)
+    mesh = make_mesh(plan.devices)
+
+    def evaluate(state, test, train):
+        return evaluate_clients(
+            run.algorithm, run.task, state.algorithm, state.rows, test, train,
+            plan=plan, mesh=mesh, batch_size=4,
+        )  # fmt: skip
+
+    means, each = quick_jit(evaluate)(state, test, run.data)
+    models = flat(state.rows.model.params)
+    assert np.abs(models - models[0]).max() > 0.01
+    own = np.array([by_hand(models[i], *window(test, i)) for i in range(5)])
+    np.testing.assert_allclose(each["loss_sum"], own[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(each["accuracy_sum"], own[:, 1])
+    np.testing.assert_allclose(means["loss"], own[:, 0].sum() / 20, rtol=1e-12)
+
+
+def test_clients_of_a_shared_model_are_evaluated_with_it(x64):
+    run, state, test = trained(fedavg, Plan())
+    means, each = evaluate_clients(
+        run.algorithm, run.task, state.algorithm, state.rows, test, run.data,
+        plan=Plan(), mesh=make_mesh(1), batch_size=4,
+    )  # fmt: skip
+    theta = flat(run.model(state))
+    own = np.array([by_hand(theta, *window(test, i)) for i in range(5)])
+    np.testing.assert_allclose(each["loss_sum"], own[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(means["accuracy"], own[:, 1].sum() / 20, rtol=1e-12)
+
+
+def test_spread_is_numpys_over_clients_that_hold_tests(x64):
+    rng = np.random.default_rng(0)
+    count = rng.integers(0, 4, 40).astype(float)
+    total = rng.random(40) * count
+    got = spread("loss", {"loss_sum": jnp.asarray(total), "loss_count": jnp.asarray(count)})
+    holds = count > 0
+    assert 0 < holds.sum() < 40
+    values = total[holds] / count[holds]
+    np.testing.assert_allclose(got["client_loss_mean"], values.mean(), rtol=1e-12)
+    for p in (10, 50, 90):
+        np.testing.assert_allclose(got[f"client_loss_p{p}"], np.percentile(values, p), rtol=1e-12)
+    assert set(got) == {"client_loss_mean", *(f"client_loss_p{p}" for p in (10, 50, 90))}
+
+
+@pytest.mark.parametrize(("n", "width"), [(1, 10), (10, 10), (11, 10), (99, 7)])
+def test_windows_tile_a_test_set(n, width):
+    offsets, sizes = windows(n, width)
+    covered = np.concatenate([np.arange(o, o + s) for o, s in zip(offsets, sizes, strict=True)])
+    np.testing.assert_array_equal(covered, np.arange(n))
+    assert sizes.max() <= width
