@@ -68,11 +68,12 @@ _PARTS = ((0, "sum"), (1, "count"))
 
 
 def _totals() -> Aggregator:
-    """Plain sums of the reports' updates."""
+    """Plain sums of the reports' updates; a lane that has not ended reports weight 0."""
 
     def accumulate(acc: PyTree, reports: Report, rows: Array) -> PyTree:
         del rows
-        return jax.tree.map(lambda a, u: a + jnp.sum(u, axis=0), acc, reports.update)
+        heard = tree.where_rows(reports.weight > 0, reports.update, tree.zeros(reports.update))
+        return jax.tree.map(lambda a, u: a + jnp.sum(u, axis=0), acc, heard)
 
     return Aggregator(
         zero=lambda report, k: tree.zeros(report.update),
