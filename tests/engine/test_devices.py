@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import cohort_of, quadratic_task, quick_jit, shards, softmax_data, softmax_task
 
@@ -61,10 +62,10 @@ def is_collective(name):
 
 def test_no_collective_inside_the_lane_loop():
     task = softmax_task()
-    client = local(optimizer(), Batches(size=4))(task)
+    client = local(optax.sgd(0.1), Batches(size=4))(task)
     run = cohort_runner(client, task.init(KEY), 2, 2)
     jaxpr = jax.make_jaxpr(run)(cohort_of([0, 1, 2]), softmax_data([3, 9, 5])).jaxpr
-    found = [(name, inside) for name, inside in loops(jaxpr)]
+    found = list(loops(jaxpr))
     assert ("shard_map", False) in found
     assert ("while", False) in found
     assert any(is_collective(name) for name, _ in found), "the accumulators are never merged"
@@ -98,9 +99,3 @@ def test_own_merges_are_applied_in_device_order():
 def test_a_mesh_larger_than_the_machine_is_refused(devices):
     with pytest.raises(InputError, match=rf"plan.devices = {devices}: must lie in 1 .. 8"):
         make_mesh(devices)
-
-
-def optimizer():
-    import optax
-
-    return optax.sgd(0.1)
