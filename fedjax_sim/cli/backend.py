@@ -24,7 +24,8 @@ def prepare(devices: Any = "auto", *, at_least: int = 0) -> None:
     from fedjax_sim.experiment.cache_dir import use_compile_cache
 
     use_compile_cache()
-    platforms = getattr(jax.config, "jax_platforms", None) or os.environ.get("JAX_PLATFORMS") or "cpu"
+    asked = getattr(jax.config, "jax_platforms", None) or os.environ.get("JAX_PLATFORMS")
+    platforms = asked or "cpu"
     decided = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     decided |= "JAX_NUM_CPU_DEVICES" in os.environ
     if devices == 1 or decided or "cpu" not in platforms.split(","):

@@ -56,9 +56,11 @@ def shuffled(words: Array, epoch: Array, position: Array, size: Array) -> Array:
     x = jnp.minimum(jnp.asarray(position).astype(jnp.uint32), size - 1)
     epoch = jnp.asarray(epoch).astype(jnp.uint32)
     seed = _mix(words[0] ^ _mix(epoch + jnp.uint32(0x9E3779B9)))
-    steps = jnp.asarray(_STEPS).reshape((_ROUNDS,) + (1,) * epoch.ndim)
-    rounds = _mix(seed + steps + words[1])
-    pivots, coins = _scaled(rounds, size), _mix(rounds ^ words[0])
+    rank = max(epoch.ndim, size.ndim)
+    steps = jnp.asarray(_STEPS).reshape((_ROUNDS,) + (1,) * rank)
+    rounds = _mix((seed[None] if epoch.ndim else seed) + steps + words[1])
+    pivots = _scaled(rounds, size[None] if size.ndim else size)
+    coins = _mix(rounds ^ words[0])
     for pivot, of_round in zip(pivots, coins, strict=True):
         partner = jnp.where(pivot >= x, pivot - x, pivot + size - x)
         larger = jnp.maximum(x, partner)
@@ -107,7 +109,7 @@ class Batches:
         """Batches in one epoch of a client with `size` examples, int32."""
         width = self.width(longest)
         if self.size is None:
-            return jnp.ones_like(size)
+            return jnp.minimum(size, 1)
         return size // width if self.last == "drop" else -(-size // width)
 
     def count(self, size: Array, longest: int) -> Array:

@@ -51,8 +51,8 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
         key: Array, model: Model, n_clients: int, hyper: dict[str, Any] | None = None
     ) -> AlgorithmState:
         del key
+        _refuse_new(hyper or {}, recipe)
         numbers = {n: jnp.asarray(v, float) for n, v in (recipe.hyper | (hyper or {})).items()}
-        _refuse_new(numbers, recipe)
         server = recipe.build(**numbers).server.init(model, n_clients)
         return tree.strong(AlgorithmState(numbers, server))
 
@@ -94,7 +94,7 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
     )
 
 
-def _refuse_new(numbers: dict[str, Array], recipe: Recipe) -> None:
+def _refuse_new(numbers: dict[str, Any], recipe: Recipe) -> None:
     for name in numbers.keys() - recipe.hyper.keys():
         known = ", ".join(sorted(recipe.hyper)) or "none (give the optimizer as a function)"
         raise InputError(f"hyper.{name}", numbers[name], f"{recipe.name} can vary: {known}")

@@ -12,8 +12,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import optax
-
 from fedjax_sim.core.checks import InputError, number
 from fedjax_sim.core.contracts import Aggregator, ClientUpdate, ServerUpdate, Task
 from fedjax_sim.core.types import PyTree
@@ -116,7 +114,10 @@ def recipe(body: Callable[..., Recipe]) -> Callable[..., Recipe]:
         for name, value in hyper.items():
             number(f"algorithm.{name}", value)
         build = functools.partial(_build, body, arguments, wanted)
-        trial = body(**_filled(arguments, wanted, hyper))
+        filled = _filled(arguments, wanted, hyper)
+        for name in filled.keys() & {"optimizer", "server"}:
+            _refuse_no_optimizer(name, filled[name])
+        trial = body(**filled)
         return Recipe(build, hyper, body.__name__, trial.cohort)
 
     make.__signature__ = _public_signature(signature)  # type: ignore[attr-defined]
@@ -190,11 +191,10 @@ def _public_signature(of: inspect.Signature) -> inspect.Signature:
     return of.replace(parameters=order)
 
 
-def with_extras(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Refuse what is no optax transformation; let the rest take extra arguments."""
-    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
-        remedy = "must be an optax transformation such as optax.sgd(0.1)"
-        if callable(optimizer):
-            remedy += ", or give its arguments too: fedavg(lambda lr: optax.sgd(lr), lr=0.1)"
-        raise InputError("optimizer", optimizer, remedy)
-    return optax.with_extra_args_support(optimizer)
+def _refuse_no_optimizer(field: str, value: Any) -> None:
+    if hasattr(value, "init") and hasattr(value, "update"):
+        return
+    remedy = "must be an optax transformation such as optax.sgd(0.1)"
+    if callable(value):
+        remedy += ", or give its arguments too: fedavg(lambda lr: optax.sgd(lr), lr=0.1)"
+    raise InputError(field, value, remedy)

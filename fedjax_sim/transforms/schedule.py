@@ -40,6 +40,6 @@ def warmup(peak: Array | float, rounds: int) -> Callable[[Array], Array]:
     """
 
     def at(index: Array) -> Array:
-        return peak * jnp.minimum((index + 1) / rounds, 1.0)
+        return peak * jnp.minimum(jnp.asarray(index + 1, float) / rounds, 1.0)
 
     return at

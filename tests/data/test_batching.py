@@ -94,6 +94,20 @@ def test_two_epochs_of_one_key_are_jointly_uniform():
     assert p > LEVEL, f"seed {seed}: {found}"
 
 
+def test_sizes_and_epochs_may_be_given_for_each_position():
+    """As the docstring says: scalars and arrays shaped like `position` agree."""
+    words, position = draw(14, 1)[0], jnp.array([0, 3, 2, 4], jnp.int32)
+    sizes, epochs = jnp.array([5, 9, 5, 9]), jnp.array([0, 1, 1, 0])
+    want = [
+        int(shuffled(words, e, p, n)) for e, p, n in zip(epochs, position, sizes, strict=True)
+    ]
+    np.testing.assert_array_equal(shuffled(words, epochs, position, sizes), want)
+    for e, n in ((0, 5), (1, 9)):
+        row = [int(shuffled(words, e, p, n)) for p in position]
+        np.testing.assert_array_equal(shuffled(words, e, position, sizes * 0 + n), row)
+        np.testing.assert_array_equal(shuffled(words, epochs * 0 + e, position, n), row)
+
+
 def test_epochs_and_keys_have_their_own_orders():
     a, b = draw(10, 2)
     orders = {tuple(permutation(w, e, 300).tolist()) for w in (a, b) for e in range(4)}
@@ -151,9 +165,8 @@ def test_rules_equal_a_plain_loop(epochs, steps, width, last):
     t = jnp.arange(MOST, dtype=jnp.int32)
     of_step = jax.vmap(lambda t, n: rule.positions(t, n, longest), (0, None))
     tables = quick_jit(jax.vmap(of_step, (None, 0)))(t, sizes)
-    epoch, position, mask = (
-        np.broadcast_to(v, (61, MOST, *v.shape[2:])) for v in map(_wide, tables)
-    )
+    epoch, position, mask = (np.asarray(v) for v in tables)
+    epoch = np.broadcast_to(epoch if epoch.ndim == 3 else epoch[..., None], mask.shape)
     for n in range(longest + 1):
         want = by_hand(n, rule)
         assert found[n] == len(want), f"{n} examples"
@@ -161,11 +174,6 @@ def test_rules_equal_a_plain_loop(epochs, steps, width, last):
             m = mask[n, step]
             got = list(zip(epoch[n, step][m].tolist(), position[n, step][m].tolist(), strict=True))
             assert got == batch, f"{n} examples, step {step}"
-
-
-def _wide(table):
-    """`[sizes, steps]` or `[sizes, steps, B]`, with the batch axis."""
-    return np.asarray(table if table.ndim == 3 else table[..., None])
 
 
 @pytest.fixture(scope="module")
