@@ -127,6 +127,7 @@ def local(
                 grads, work.opt, work.model.params, **extra, **work.extra
             )
             params = optax.apply_updates(work.model.params, updates)
+            opt_state = tree.as_before(opt_state, work.opt)
             return _tally(work._replace(model=Model(params, state), opt=opt_state), value, batch)
 
         def finish(

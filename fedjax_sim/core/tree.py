@@ -68,6 +68,15 @@ def strong(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
 
 
+def as_before(new: PyTree, old: PyTree) -> PyTree:
+    """Leafwise `new` in the dtypes of `old`.
+
+    A state that is carried keeps its precision, also where a traced number of the default
+    float met a model of a narrower one.
+    """
+    return jax.tree.map(lambda n, o: n if n.dtype == o.dtype else n.astype(o.dtype), new, old)
+
+
 def shapes(tree: PyTree) -> PyTree:
     """`jax.ShapeDtypeStruct` of every leaf."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)

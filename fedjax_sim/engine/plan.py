@@ -9,7 +9,8 @@ import jax
 
 from fedjax_sim.core.checks import InputError, integer
 
-_TINY_PARAMETERS = 20_000
+# On a CPU, (parameters below, lanes): measured on W1-lin, W1-mlp.
+_CPU_LANES = ((2_000, 32), (20_000, 8))
 _GPU_WORK_BYTES = 8 * 2**30
 
 
@@ -48,7 +49,7 @@ def choose(
     each = -(-cohort // devices)
     if lanes is None:
         if jax.default_backend() == "cpu":
-            lanes = 8 if n_parameters < _TINY_PARAMETERS else 1
+            lanes = next((few for most, few in _CPU_LANES if n_parameters < most), 1)
         else:
             lanes = max(1, _GPU_WORK_BYTES // (16 * max(n_parameters, 1)))
         lanes = min(lanes, each)

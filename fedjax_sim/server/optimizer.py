@@ -34,7 +34,8 @@ def apply_aggregate(
     step, opt = optimizer.update(update.params, state.opt, state.model.params)
     params = optax.apply_updates(state.model.params, step)
     moved = jax.tree.map(_subtract, state.model.state, update.state)
-    return tree.where(heard, ServerState(Model(params, moved), opt), state)
+    after = ServerState(Model(params, moved), tree.as_before(opt, state.opt))
+    return tree.where(heard, after, state)
 
 
 def _subtract(value: Array, decrease: Array) -> Array:

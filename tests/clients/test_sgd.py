@@ -163,7 +163,9 @@ def test_the_exact_gradient_sums_over_batches_of_a_hundred(x64):
     """One client of 250 examples, three batches of 100, 100, 50: the mean over all 250."""
     rng = np.random.default_rng(0)
     a, b = rng.uniform(1, 2, (250, 1)), rng.normal(size=(250, 1))
-    run = Run.of(fedsgd(optax.sgd(1.0)), quadratic_task(), shards(a, b, [250]), uniform(1, 1), Plan())
+    run = Run.of(
+        fedsgd(optax.sgd(1.0)), quadratic_task(), shards(a, b, [250]), uniform(1, 1), Plan()
+    )
     state, records = run.simulate(KEY, 1)
     np.testing.assert_allclose(run.model(state)["x"], (a * b).mean(0), rtol=1e-12)
     np.testing.assert_allclose(records["train_loss"][0], (0.5 * a * b**2).mean(), rtol=1e-12)

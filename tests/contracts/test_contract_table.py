@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts.table import CHUNK, NAMES, SILENT, SIZES, TABLE, N, bound, members
-from helpers import assert_trees_close, assert_trees_equal
+from contracts.table import CHUNK, N, NAMES, SILENT, SIZES, TABLE, bound, members, told
+from helpers import Run, assert_trees_close, assert_trees_equal, softmax_data, softmax_task
 
 from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.core.contracts import Aggregator, Algorithm, ClientUpdate, ServerUpdate
 from fedjax_sim.core.types import Info, Model
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, run_round
 
 KEY = jax.random.key(0)
@@ -71,12 +72,31 @@ def test_dtypes_are_kept(name, bits):
         assert records["train_loss"].dtype == jnp.dtype(f"float{bits}")
 
 
+NARROW = [(n, 32, "bfloat16") for n in NAMES] + [(n, 64, "float32") for n in ("fedprox", "fedadam")]
+
+
+@pytest.mark.parametrize(("name", "bits", "dtype"), NARROW)
+def test_a_model_narrower_than_the_numbers_stays_narrow(name, bits, dtype):
+    """Traced rates are of the default float; parameters and moments keep theirs."""
+    with jax.enable_x64(bits == 64):
+        case = TABLE[name]
+        data, sampler = softmax_data(SIZES, dtype=np.float32), told(case.cohort, N)
+        run = Run.of(case.recipe(), softmax_task(dtype=dtype), data, sampler, Plan(2, 1))
+        state = run.start(KEY)
+        simulate = run.compiled(1).__wrapped__
+        after, _ = jax.eval_shape(lambda s: simulate(KEY, s, 1, data), state)
+        assert jax.tree.map(lambda v: v.dtype, after) == jax.tree.map(lambda v: v.dtype, state)
+        model = state.algorithm.server[0]
+        held = jax.tree.leaves(getattr(model, "model", model).params)
+        assert {v.dtype for v in held} == {jnp.dtype(dtype)}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_compile(name):
     """30 rounds: other cohorts, other numbers, another seed, a shorter last chunk."""
     case, made = TABLE[name], bound(name, bits=32)
     state = made.start(members(case, 0))
-    before, _ = made(state, CHUNK)
+    made(state, CHUNK)
     traced = len(made.traces)
     assert traced > 0
     ends = []
@@ -84,7 +104,7 @@ def test_one_compile(name):
         state = made.start(members(case, seed), seed=seed, hyper=hyper)
         for chunk, rounds in enumerate((CHUNK, CHUNK, CHUNK, 30 - 3 * CHUNK)):
             state = state._replace(sampler=members(case, 10 * seed + chunk))
-            state, records = made(state, rounds, seed=seed)
+            state, _ = made(state, rounds, seed=seed)
         assert int(state.round) == 30
         ends.append(state)
     assert made.compiled._cache_size() == 1
@@ -97,7 +117,11 @@ def test_one_compile(name):
     assert max(moved) > 1e-4, "the other seed and numbers changed nothing"
 
 
-@pytest.mark.parametrize("name", NAMES)
+EAGER = ("fedavg", "scaffold", "median", "local_only")  # the others, alike, when slow
+SLOWLY = [n if n in EAGER else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+
+
+@pytest.mark.parametrize("name", SLOWLY)
 def test_compiled_rounds_equal_a_python_loop_without_jit(x64, name):
     """`simulate` (a loop over rounds in one program) against eager `run_round`s."""
     case, made, rounds = TABLE[name], bound(name), 2

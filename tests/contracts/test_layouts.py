@@ -7,13 +7,19 @@ import pytest
 from contracts.table import NAMES, TABLE, bound, members
 from helpers import assert_trees_close, quick_jit
 
+from fedjax_sim.core import tree
+
 ROUNDS = 3
 LAYOUTS = [(lanes, devices) for lanes in (1, 4, 16) for devices in (1, 2, 8)][1:]
-# By default every algorithm meets one layout in float64 and these, which stream, keep rows,
-# or collect, one more; fedavg meets all in float32; the slow test holds all to all.
-MORE = ("fedavg", "scaffold", "median", "fedsgd", "local_only")
-USUAL = [(name, 4, 2) for name in NAMES] + [(name, 16, 8) for name in MORE]
-VMAPPED = [(name, 3) for name in NAMES] + [(n, 1) for n in ("fedavg", "scaffold", "local_only")]
+# By default these meet two layouts in float64: one that streams, one with rows, one that
+# collects, one that rescales, one without a server. The oracles hold all algorithms to NumPy
+# on 2 lanes x 2 devices, and the slow test holds all to every layout.
+USUAL = [(n, 4, 2) for n in ("fedavg", "scaffold", "median", "fednova", "local_only")]
+USUAL += [(n, 16, 8) for n in ("fedavg", "scaffold", "median")]
+ALIKE = ("fedyogi", "fedadagrad")  # as fedadam
+VMAPPED = [(n, 3) for n in NAMES if n not in ALIKE]
+VMAPPED += [(n, 1) for n in ("fedavg", "scaffold", "local_only")]
+VMAPPED += [pytest.param(n, 3, marks=pytest.mark.slow) for n in ALIKE]
 TOLERANCE = {32: {"rtol": 1e-5, "atol": 1e-6}, 64: {"rtol": 1e-9, "atol": 1e-12}}
 
 
@@ -78,10 +84,9 @@ def test_vmap_over_seeds_and_numbers_equals_separate_runs(x64, name, lanes):
     for i in range(3):
         numbers = {n: v[i] for n, v in hyper.items()}
         state, record = single(single.start(table, seed=i, hyper=numbers), 2, seed=i)
-        pick = lambda tree, i=i: jax.tree.map(lambda v: v[i], tree)  # noqa: E731
         note = f"run {i} with {numbers}"
         close = {"rtol": 1e-9, "atol": 1e-12, "note": note}
-        assert_trees_close(made.learned(pick(states)), single.learned(state), **close)
+        assert_trees_close(made.learned(tree.take(states, i)), single.learned(state), **close)
         loss = records["train_loss"][i]
         np.testing.assert_allclose(loss, record["train_loss"], rtol=1e-9, err_msg=note)
 

@@ -98,9 +98,7 @@ def test_sizes_and_epochs_may_be_given_for_each_position():
     """As the docstring says: scalars and arrays shaped like `position` agree."""
     words, position = draw(14, 1)[0], jnp.array([0, 3, 2, 4], jnp.int32)
     sizes, epochs = jnp.array([5, 9, 5, 9]), jnp.array([0, 1, 1, 0])
-    want = [
-        int(shuffled(words, e, p, n)) for e, p, n in zip(epochs, position, sizes, strict=True)
-    ]
+    want = [int(shuffled(words, e, p, n)) for e, p, n in zip(epochs, position, sizes, strict=True)]
     np.testing.assert_array_equal(shuffled(words, epochs, position, sizes), want)
     for e, n in ((0, 5), (1, 9)):
         row = [int(shuffled(words, e, p, n)) for p in position]

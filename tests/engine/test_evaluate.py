@@ -48,9 +48,11 @@ def test_global_evaluation_is_the_mean_over_all_examples(x64, sizes, lanes, devi
 def test_empty_windows_count_for_nothing(x64):
     sizes = [5, 0, 3]
     data, task = softmax_data(sizes), softmax_task(START)
-    means, each = evaluate_global(
-        task, task.init(KEY), data, plan=Plan(2, 1), mesh=make_mesh(1), batch_size=2
+    mesh = make_mesh(1)
+    evaluate = quick_jit(
+        lambda m, d: evaluate_global(task, m, d, plan=Plan(2, 1), mesh=mesh, batch_size=2)
     )
+    means, each = evaluate(task.init(KEY), data)
     total, _ = by_hand(START, np.asarray(data.x), np.asarray(data.y))
     np.testing.assert_allclose(means["loss"], total / 8, rtol=1e-12)
     np.testing.assert_array_equal(each["loss_count"], sizes)
@@ -60,7 +62,7 @@ def trained(builder, plan):
     """Three rounds in which not everyone trains, and a test window for each client."""
     sizes = [7, 4, 12, 9, 5]
     drawn = script(3, 3, len(sizes), seed=1)
-    recipe = builder(optax.sgd(0.5), epochs=1, batch_size=4)
+    recipe = builder(optax.sgd(0.5), epochs=1, batch_size=4, shuffle=False)
     run = Run.of(recipe, softmax_task(START), softmax_data(sizes), drawn.sampler(), plan)
     state, _ = run.simulate(KEY, 3)
     return run, state, softmax_data([3, 8, 1, 6, 2], seed=9)
@@ -88,10 +90,14 @@ def test_clients_are_evaluated_with_their_own_models(x64, plan):
 
 def test_clients_of_a_shared_model_are_evaluated_with_it(x64):
     run, state, test = trained(fedavg, Plan())
-    means, each = evaluate_clients(
-        run.algorithm, run.task, state.algorithm, state.rows, test, run.data,
-        plan=Plan(), mesh=make_mesh(1), batch_size=4,
-    )  # fmt: skip
+
+    def evaluate(state, test, train):
+        return evaluate_clients(
+            run.algorithm, run.task, state.algorithm, state.rows, test, train,
+            plan=Plan(), mesh=make_mesh(1), batch_size=4,
+        )  # fmt: skip
+
+    means, each = quick_jit(evaluate)(state, test, run.data)
     theta = flat(run.model(state))
     own = np.array([by_hand(theta, *window(test, i)) for i in range(5)])
     np.testing.assert_allclose(each["loss_sum"], own[:, 0], rtol=1e-12)

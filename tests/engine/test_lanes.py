@@ -24,7 +24,7 @@ def counting():
         return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.ones((), bool)
 
     def step(ctx, t, work, received, data):
-        done, last, in_order = work
+        done, _, in_order = work
         return done + 1, t, in_order & (t == done)
 
     def finish(ctx, work, received, row, data):
