@@ -116,7 +116,7 @@ def test_nobody_gives_zero_and_weight_zero(name):
     assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(out.update))
 
 
-@hypothesis.given(seed=SEEDS, k=st.integers(1, 12))
+@hypothesis.given(seed=SEEDS, k=st.sampled_from([1, 2, 5, 8, 11]))
 def test_the_median_is_numpys_over_the_present(seed, k):
     many = reports(seed, k)
     heard = np.asarray(many.weight) > 0

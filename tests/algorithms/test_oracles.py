@@ -99,7 +99,7 @@ def test_averaging_family(x64, name):
     if "server" in settings:
         rule, numbers = settings["server"]
         settings = settings | {"server": rule(*numbers)}
-    run, state = simulate(recipe)
+    run, state = simulate(recipe, Plan(1, 1) if name.startswith("fedavg ") else Plan(2, 2))
     rule = RULE if name in ("fedavg", "fedprox") else dataclasses.replace(RULE, shuffle=False)
     want = oracle.fedavg(START, rounds_of(run.data, rule), CLASSES, RATE, **settings)
     np.testing.assert_allclose(flat(run.model(state)), want[-1], **CLOSE)

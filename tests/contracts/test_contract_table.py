@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts.table import CHUNK, N, NAMES, SILENT, SIZES, TABLE, bound, members, told
+from contracts.table import CHUNK, NAMES, SILENT, SIZES, TABLE, N, bound, members, told
 from helpers import Run, assert_trees_close, assert_trees_equal, softmax_data, softmax_task
 
 from fedjax_sim.algorithms.registry import ALGORITHMS
@@ -117,7 +117,7 @@ def test_one_compile(name):
     assert max(moved) > 1e-4, "the other seed and numbers changed nothing"
 
 
-EAGER = ("fedavg", "scaffold", "median", "local_only")  # the others, alike, when slow
+EAGER = ("fedavg", "scaffold", "median")  # the others, alike, when slow
 SLOWLY = [n if n in EAGER else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 

@@ -16,9 +16,8 @@ LAYOUTS = [(lanes, devices) for lanes in (1, 4, 16) for devices in (1, 2, 8)][1:
 # on 2 lanes x 2 devices, and the slow test holds all to every layout.
 USUAL = [(n, 4, 2) for n in ("fedavg", "scaffold", "median", "fednova", "local_only")]
 USUAL += [(n, 16, 8) for n in ("fedavg", "scaffold", "median")]
-ALIKE = ("fedyogi", "fedadagrad")  # as fedadam
-VMAPPED = [(n, 3) for n in NAMES if n not in ALIKE]
-VMAPPED += [(n, 1) for n in ("fedavg", "scaffold", "local_only")]
+ALIKE = ("fedprox", "fedavgm", "fedyogi", "fedadagrad")  # as fedavg and fedadam
+VMAPPED = [(n, 3) for n in NAMES if n not in ALIKE] + [("fedavg", 1), ("scaffold", 1)]
 VMAPPED += [pytest.param(n, 3, marks=pytest.mark.slow) for n in ALIKE]
 TOLERANCE = {32: {"rtol": 1e-5, "atol": 1e-6}, 64: {"rtol": 1e-9, "atol": 1e-12}}
 
@@ -49,7 +48,7 @@ def test_layout_changes_nothing_in_float64(x64, name, lanes, devices):
 
 
 @pytest.mark.parametrize(("lanes", "devices"), LAYOUTS)
-@pytest.mark.parametrize("name", ["fedavg"])
+@pytest.mark.parametrize("name", ["fedavgm"])
 def test_layout_changes_nothing_in_float32(name, lanes, devices):
     hold(name, lanes, devices, 32)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit
 
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
@@ -15,7 +16,7 @@ def draw(sampler, n, seeds):
     def one(seed):
         return sampler.sample(jax.random.key(seed), state, jnp.int32(0))[1].members
 
-    return jax.jit(jax.vmap(one))(jnp.arange(seeds))
+    return quick_jit(jax.vmap(one))(jnp.arange(seeds))
 
 
 @pytest.mark.parametrize(("cohort", "n"), [(1, 1), (1, 7), (3, 7), (7, 7), (10, 100), (63, 64)])
