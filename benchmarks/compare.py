@@ -10,6 +10,7 @@ printed and must agree.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -139,6 +140,8 @@ def main() -> None:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "jax": importlib.metadata.version("jax"),
+        "rivals": {name: RIVALS[name][0] for name in options.rivals.split(",")},
         "date": time.strftime("%Y-%m-%d"),
     }
     options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
