@@ -38,6 +38,11 @@ class LocalWork(NamedTuple):
     extra: dict[str, PyTree]
 
 
+def _check_weighting(weighting: Weighting) -> None:
+    if not callable(weighting):
+        choice("algorithm.weighting", weighting, ("examples", "uniform", "steps"))
+
+
 def weigh(weighting: Weighting, size: Array, steps: Array, ctx: Context) -> Array:
     """A report's weight.
 
@@ -50,7 +55,7 @@ def weigh(weighting: Weighting, size: Array, steps: Array, ctx: Context) -> Arra
     """
     if callable(weighting):
         return jnp.asarray(weighting(size, steps, ctx), float)
-    choice("weighting", weighting, ("examples", "uniform", "steps"))
+    _check_weighting(weighting)
     value = {"examples": size, "uniform": jnp.ones(()), "steps": steps}[weighting]
     return jnp.asarray(value, float)
 
@@ -106,6 +111,7 @@ def local(
     Returns:
       `Task -> ClientUpdate`, stateless, `received` being a `Model`.
     """
+    _check_weighting(weighting)
     batches = batches or Batches()
     opt = optax.with_extra_args_support(optimizer)
 
@@ -159,6 +165,7 @@ def gradient(
       batches: `epochs=1` sees every example once; the default takes 100 at a time.
       weighting: see `weigh`.
     """
+    _check_weighting(weighting)
     batches = batches or Batches(size=100, shuffle=False)
 
     def build(task: Task) -> ClientUpdate:

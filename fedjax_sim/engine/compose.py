@@ -107,7 +107,7 @@ def recipe(body: Callable[..., Recipe]) -> Callable[..., Recipe]:
         except TypeError as error:
             raise InputError(f"algorithm.{body.__name__}", "arguments", str(error)) from None
         bound.apply_defaults()
-        arguments = dict(bound.arguments)
+        arguments = _floats(dict(bound.arguments), signature)
         wanted = {n: _factory_needs(v, given) for n, v in arguments.items()}
         _refuse_unknown(body.__name__, given, wanted, signature)
         hyper = {n: v for n, v in arguments.items() if _is_float(v)} | given
@@ -162,6 +162,17 @@ def _factory_needs(value: Any, given: dict[str, Any]) -> list[str]:
     if isinstance(value, tuple) or not callable(value):
         return []
     return [n for n in inspect.signature(value).parameters if n in given]
+
+
+def _floats(arguments: dict[str, Any], of: inspect.Signature) -> dict[str, Any]:
+    """Whole numbers given for a float parameter as floats, so that they are traced too."""
+
+    def convert(name: str, value: Any) -> Any:
+        wanted = isinstance(of.parameters[name].default, float)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if wanted and whole else value
+
+    return {name: convert(name, value) for name, value in arguments.items()}
 
 
 def _is_float(value: Any) -> bool:

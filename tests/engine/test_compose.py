@@ -150,3 +150,13 @@ def test_compose_is_a_recipe_without_numbers():
     recipe = compose(parts.client, parts.aggregator, parts.server, cohort=3)
     assert (recipe.hyper, recipe.cohort) == ({}, 3)
     assert recipe.build().aggregator is parts.aggregator
+
+
+def test_a_whole_number_for_a_float_is_traced_too():
+    assert fedprox(optax.sgd(0.1), mu=1).hyper == {"mu": 1.0}
+
+
+def test_an_unknown_weighting_is_refused_when_the_recipe_is_made():
+    message = r"algorithm\.weighting = sizes: must be one of: examples, steps, uniform"
+    with pytest.raises(InputError, match=message):
+        fedavg(optax.sgd(0.1), weighting="sizes")

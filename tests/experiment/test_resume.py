@@ -101,9 +101,9 @@ def test_altered_records_are_refused(tmp_path: Path) -> None:
             little.session(out, resume=True).run()
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
+def start(out: Path, rounds: int = ROUNDS) -> subprocess.Popen[bytes]:
     code = "import sys; from experiment import little; "
-    code += f"little.slow_run(sys.argv[1], {ROUNDS}, 0.03)"
+    code += f"little.slow_run(sys.argv[1], {rounds}, 0.03)"
     here = Path(__file__).resolve()
     paths = [str(here.parents[1]), str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -124,13 +124,13 @@ def kill_when(out: Path, process: subprocess.Popen[bytes], lines: int, wait: flo
     process.wait()
 
 
-def assert_unharmed(out: Path) -> None:
+def assert_unharmed(out: Path, rounds: int = ROUNDS) -> None:
     lines = (out / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    assert [r["round"] for r in records] == list(range(1, ROUNDS + 1))
-    resumed = little.session(out, resume=True, rounds=ROUNDS).run()
+    assert [r["round"] for r in records] == list(range(1, rounds + 1))
+    resumed = little.session(out, resume=True, rounds=rounds).run()
     assert resumed.finished_before
-    little.assert_same(resumed, little.session(rounds=ROUNDS).run())
+    little.assert_same(resumed, little.session(rounds=rounds).run())
 
 
 def test_sigkill_twice_and_on(tmp_path: Path) -> None:
@@ -146,7 +146,11 @@ def test_sigkill_at_twenty_random_moments(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
     draw, out = random.Random(seed), tmp_path / "run"
+    late = 0
     for _ in range(20):
-        kill_when(out, start(out), lines_of(out) + draw.choice([0, 1, 3]), draw.random() * 0.1)
-    assert start(out).wait() == 0
-    assert_unharmed(out)
+        kill_when(out, start(out, 240), lines_of(out) + draw.choice([0, 1, 3]), draw.random() * 0.1)
+        late += any((out / "checkpoints").glob("round_*"))
+    assert late >= 10, "most kills must fall after the first checkpoint"
+    assert not (out / "summary.json").exists(), "the last kill came too late: nothing was cut off"
+    assert start(out, 240).wait() == 0
+    assert_unharmed(out, 240)
