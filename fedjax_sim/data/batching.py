@@ -162,8 +162,6 @@ class ClientData:
         """Batch of local step `t` under `rule`, shuffled by `words` uint32 `[2]`."""
         epoch, position, mask = rule.positions(t, self.size, self.longest)
         if rule.shuffle:
-            if not (rule.last == "topup" and rule.size is not None):
-                epoch = jnp.asarray(epoch)
             index = shuffled(words, epoch, position, self.size)
         else:
             index = jnp.clip(position, 0, jnp.maximum(self.size - 1, 0))
