@@ -69,7 +69,7 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
         built = parts(state)
         sent = built.server.send(state.server)
         result = run_cohort(
-            work_of, state.hyper, sent, rows, cohort, data, key=key, lanes=plan.lanes, mesh=mesh
+            work_of, state.hyper, sent, rows, cohort, data, key=key, plan=plan, mesh=mesh
         )
         aggregate = built.aggregator.finalize(result.acc)
         server = built.server.update(state.server, aggregate)

@@ -15,6 +15,7 @@ from fedjax_sim.core.types import Array, Cohort, Context, PyTree
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.engine import mesh as meshes
 from fedjax_sim.engine.lanes import Jobs, run_lanes
+from fedjax_sim.engine.plan import Plan
 
 
 class Work(NamedTuple):
@@ -55,7 +56,7 @@ def run_cohort(
     data: DeviceShards,
     *,
     key: Array,
-    lanes: int,
+    plan: Plan,
     mesh: Mesh,
 ) -> CohortResult:
     """Run the cohort's clients and merge their reports.
@@ -68,7 +69,7 @@ def run_cohort(
       cohort: who takes part.
       data: all clients' examples.
       key: the round's key.
-      lanes: lanes a device.
+      plan: lanes a device, and how the step is lowered.
       mesh: D devices.
     """
     size = cohort.members.id.shape[0]
@@ -90,7 +91,7 @@ def run_cohort(
             mine[0],
             data,
             round_index,
-            lanes=lanes,
+            plan=plan,
             cohort_size=size,
             devices=mesh.size,
         )
@@ -102,7 +103,7 @@ def run_cohort(
     (acc, executed), (rows_out, aux) = meshes.map_devices(body, mesh)(shared, (jobs, local_rows))
     if mesh.size > 1:
         rows_out = _undeal(rows_out, dealt, size)
-    slots = min(lanes, -(-size // mesh.size))
+    slots = min(plan.lanes, -(-size // mesh.size))
     return CohortResult(
         acc=acc,
         rows=rows_out,

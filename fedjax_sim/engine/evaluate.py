@@ -149,7 +149,7 @@ def _run(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     cohort = everyone(data.n_clients, jnp.zeros((), jnp.int32))
     key = jax.random.key(0)
-    result = run_cohort(build, (), sent, rows, cohort, data, key=key, lanes=plan.lanes, mesh=mesh)
+    result = run_cohort(build, (), sent, rows, cohort, data, key=key, plan=plan, mesh=mesh)
     means = {n: s / jnp.maximum(c, 1) for n, (s, c) in result.acc.items()}
     return means, result.aux
 

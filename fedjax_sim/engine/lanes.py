@@ -18,7 +18,7 @@ from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import Aggregator, ClientUpdate
 from fedjax_sim.core.types import Array, Context, Member, PyTree
 from fedjax_sim.data.batching import ClientData, DeviceShards
-from fedjax_sim.engine.plan import refuse_oversize
+from fedjax_sim.engine.plan import Plan, refuse_oversize
 
 
 class Jobs(NamedTuple):
@@ -125,7 +125,7 @@ def run_lanes(
     data: DeviceShards,
     round_index: Array,
     *,
-    lanes: int,
+    plan: Plan,
     cohort_size: int,
     devices: int = 1,
 ) -> LaneResult:
@@ -140,7 +140,7 @@ def run_lanes(
       jobs: the queue, longest first, absent members last.
       data: all clients' examples.
       round_index: int32.
-      lanes: L; more than the queue is long is the same as its length.
+      plan: L lanes (more than the queue is long is the same as its length), lowering.
       cohort_size: K of the whole cohort, for collecting aggregators.
       devices: how many devices do likewise, for the memory forecast.
 
@@ -148,7 +148,7 @@ def run_lanes(
     L x (longest + total / L).
     """
     k = jobs.steps.shape[0]
-    pack = _Pack(min(lanes, k))
+    pack = _Pack(min(plan.lanes, k))
     bound = _Bound(client, receive, sent, data, jobs, round_index)
     n_present = jnp.sum(jobs.member.present, dtype=jnp.int32)
     first = jnp.arange(pack.lanes, dtype=jnp.int32)

@@ -21,10 +21,12 @@ class Plan:
     Attributes:
       lanes: clients worked on at the same time on a device.
       devices: devices of the mesh.
+      lowering: rewrite slow operations of the local step (`engine/lowering.py`).
     """
 
     lanes: int = 1
     devices: int = 1
+    lowering: bool = True
 
     def __post_init__(self) -> None:
         integer("plan.lanes", self.lanes, least=1)
@@ -32,7 +34,12 @@ class Plan:
 
 
 def choose(
-    n_parameters: int, cohort: int, *, lanes: int | None = None, devices: int | None = None
+    n_parameters: int,
+    cohort: int,
+    *,
+    lanes: int | None = None,
+    devices: int | None = None,
+    lowering: bool = True,
 ) -> Plan:
     """A plan by rule of thumb; what is given is kept.
 
@@ -44,6 +51,7 @@ def choose(
       cohort: K.
       lanes: fixed by the user, or None.
       devices: fixed by the user, or None for all that the cohort can fill.
+      lowering: see `Plan`.
     """
     devices = devices or max(1, min(len(jax.devices()), cohort))
     each = -(-cohort // devices)
@@ -53,7 +61,7 @@ def choose(
         else:
             lanes = max(1, _GPU_WORK_BYTES // (16 * max(n_parameters, 1)))
         lanes = min(lanes, each)
-    return Plan(lanes, devices)
+    return Plan(lanes, devices, lowering)
 
 
 def memory_bytes() -> int:

@@ -36,6 +36,7 @@ def run(
     chunk: int | None = None,
     lanes: int | None = None,
     devices: int | None = None,
+    lowering: bool = True,
     float64: bool = False,
     stragglers: float = 0.0,
     drop_stragglers: bool = False,
@@ -62,6 +63,7 @@ def run(
       chunk: rounds a dispatch.
       lanes: clients at the same time on a device.
       devices: devices of the mesh.
+      lowering: rewrite slow operations of the local step.
       float64: compute in float64.
       stragglers: chance that a member is a straggler.
       drop_stragglers: stragglers are absent.
@@ -85,6 +87,7 @@ def run(
         chunk=chunk,
         lanes=lanes,
         devices=devices,
+        lowering=lowering,
         float64=float64,
         stragglers=stragglers,
         drop_stragglers=drop_stragglers,

@@ -143,7 +143,8 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
     if cohort is not None and cohort > data.n_clients:
         remedy = f'must be at most the population, {data.n_clients} clients, or "all"'
         raise InputError("run.cohort", cohort, remedy)
-    values: dict[str, Any] = run.model_dump() | {"cohort": cohort, "float64": plan.float64}
+    values: dict[str, Any] = run.model_dump() | {"cohort": cohort}
+    values |= {name: getattr(plan, name) for name in ("lowering", "float64")}
     for name in _PLAN_FIELDS:
         value = getattr(plan, name)
         values[name] = None if value == "auto" else value

@@ -145,6 +145,7 @@ def prepare(
         sampler.size,
         lanes=settings.lanes,
         devices=settings.devices,
+        lowering=settings.lowering,
     )
     mesh = meshes.make_mesh(plan.devices)
     algorithm = bind(recipe, bound, plan, mesh)

@@ -225,4 +225,5 @@ class Plan(Strict):
     lanes: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     devices: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     chunk: word_or_count("auto") = "auto"  # type: ignore[valid-type]
+    lowering: bool = True
     float64: bool = False

@@ -26,6 +26,7 @@ class Settings:
         the size of the work, at most 10, never from a timing.
       lanes: clients at the same time on a device; None: chosen.
       devices: devices of the mesh; None: all that the cohort can fill.
+      lowering: rewrite slow operations of the local step; False runs the model as it is.
       float64: compute in float64 (data and task say their own dtypes).
       stragglers: chance that a member of a cohort is a straggler.
       drop_stragglers: stragglers are absent instead of doing part of their steps.
@@ -42,6 +43,7 @@ class Settings:
     chunk: int | None = None
     lanes: int | None = None
     devices: int | None = None
+    lowering: bool = True
     float64: bool = False
     stragglers: float = 0.0
     drop_stragglers: bool = False
@@ -55,7 +57,7 @@ class Settings:
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), least=1, most=2**31 - 1)
         number("stragglers", self.stragglers, least=0, most=1)
-        for name in ("client_eval", "float64", "drop_stragglers"):
+        for name in ("client_eval", "lowering", "float64", "drop_stragglers"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(name, getattr(self, name), "must be true or false")
 

@@ -14,6 +14,7 @@ from fedjax_sim.core.types import Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.cohort import Work, run_cohort
 from fedjax_sim.engine.mesh import make_mesh, map_devices, merge_over
+from fedjax_sim.engine.plan import Plan
 
 KEY = jax.random.key(0)
 COLLECTIVES = ("psum", "all_gather", "all_reduce", "all_to_all", "ppermute", "reduce_scatter")
@@ -26,7 +27,7 @@ def cohort_runner(client, model, lanes, devices):
     def run(cohort, data):
         return run_cohort(
             lambda hyper: work, (), model, (), cohort, data,
-            key=KEY, lanes=lanes, mesh=make_mesh(devices),
+            key=KEY, plan=Plan(lanes, devices), mesh=make_mesh(devices),
         )  # fmt: skip
 
     return run

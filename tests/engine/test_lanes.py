@@ -13,6 +13,7 @@ from fedjax_sim.core.contracts import ClientUpdate
 from fedjax_sim.core.types import Report
 from fedjax_sim.engine.cohort import Work, run_cohort
 from fedjax_sim.engine.mesh import deal, make_mesh
+from fedjax_sim.engine.plan import Plan
 
 KEY = jax.random.key(0)
 
@@ -43,7 +44,7 @@ def runner(lanes, devices=1, client=counting):
         rows = jnp.zeros(cohort.members.id.shape[0], jnp.int32)
         return run_cohort(
             lambda hyper: work, (), (), rows, cohort, data,
-            key=KEY, lanes=lanes, mesh=make_mesh(devices),
+            key=KEY, plan=Plan(lanes, devices), mesh=make_mesh(devices),
         )  # fmt: skip
 
     return quick_jit(run)

@@ -15,6 +15,7 @@ from fedjax_sim.core.types import Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.cohort import Work, run_cohort
 from fedjax_sim.engine.mesh import make_mesh
+from fedjax_sim.engine.plan import Plan
 
 SIZES, STEPS, N = [4, 9, 2, 6, 5], 3, 5
 RULE = Batches(epochs=None, steps=STEPS, size=1)
@@ -44,7 +45,7 @@ def runner(lanes=1, devices=1):
     def run(round_index, cohort):
         result = run_cohort(
             lambda hyper: work, (), task.init(RUN), (), cohort, DATA,
-            key=keys.round_key(RUN, round_index), lanes=lanes, mesh=make_mesh(devices),
+            key=keys.round_key(RUN, round_index), plan=Plan(lanes, devices), mesh=make_mesh(devices),
         )  # fmt: skip
         return result.acc.updates.params
 
