@@ -1,151 +1,163 @@
-"""Ours against rivals on the same work, in turn A B A B, as a ratio within one run.
+"""Who is faster on the same work? Ours against rivals, in turn A B A B within one run.
 
-    python benchmarks/compare.py --workload W1-lin --workload W1-mlp --rivals pfl
+    python benchmarks/compare.py --workload W1-cnn --rivals pfl,fedjax,flower,flgo
 
-Each rival runs in a virtual environment of its own, built when it is missing. The table
-gives the median seconds a round and the median of the pairwise ratios; both losses are
-printed and must agree.
+Each rival runs its own machinery in a virtual environment of its own, built when it is missing.
+Both sides first run the same number of rounds from the same weights, and their losses must agree
+(`timing.LOSS_TOLERANCE`); then blocks of a few seconds alternate. Prints a table, writes
+`results/compare.json` (only the rows that were measured) and `results/compare.png`. Exits with 1
+when losses differ; such a row is printed and not recorded.
+
+Memory is the sum over a simulator's processes of each one's peak. GFLOP/s are those of the
+minimal program, as a fraction of the best NumPy float32 product before or after.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from workloads import WORKLOADS
+import charts
+import peak
+import records
+import tables
+from contenders import ENVIRONMENTS, RIVALS, versions_in
+from driver import OurWorker, RivalWorker, Worker
+from machine import describe
+from timing import (
+    LOSS_TOLERANCE,
+    Simulator,
+    block_rounds,
+    interleave,
+    ratios,
+    same_loss,
+    warm_up,
+)
+from workloads import WORKLOADS, data_source
 
-HERE = Path(__file__).resolve().parent
-RIVALS = {"pfl": (["torch==2.13.0", "pfl[pytorch]"], "rivals/pfl_worker.py")}
-
-
-def environment(name: str, folder: Path) -> Path:
-    """The rival's own python, installed first where it is missing."""
-    python = folder / name / "bin" / "python"
-    if not python.exists():
-        print(f"building an environment for {name} ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
-        for package in RIVALS[name][0]:
-            subprocess.run([python, "-m", "pip", "install", "-q", package], check=True)
-    return python
-
-
-class Worker:
-    """A simulator in its own process, warm, waiting for the next block."""
-
-    def __init__(self, command: list[str]) -> None:
-        """Start it and wait until it is warm."""
-        pipe = subprocess.PIPE
-        env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE.parent), str(HERE)]))
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)
-        self.warm = self._hear()
-
-    def block(self) -> dict[str, float]:
-        """Run and time one block."""
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return self._hear()
-
-    def _hear(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("@"):
-                return json.loads(line[1:])
-        raise SystemExit(f"worker ended early: {self.process.args}")
-
-    def stop(self) -> None:
-        """End it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+KEY = ("workload", "rival", "rounds_a_dispatch", "platform")
+CHUNKS = {"W1-lin": (100, 1)}
+"""Rounds a dispatch of ours, where more than one is of interest."""
+CHUNK = 10
 
 
-def gemm_peak() -> float:
-    """GFLOP/s, best of 20 NumPy float32 2048^3 products."""
-    a = np.ones((2048, 2048), np.float32)
-    best = min(_seconds(lambda: a @ a) for _ in range(20))
-    return 2 * 2048**3 / best / 1e9
+def arguments() -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
+    parser.add_argument("--rivals", default="pfl,fedjax,flower,flgo", help=", ".join(RIVALS))
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a block, about")
+    parser.add_argument("--lanes", help="lanes a device; the plan chooses otherwise")
+    parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS)
+    parser.add_argument("--out", type=Path, default=records.RESULTS / "compare.json")
+    options = parser.parse_args()
+    options.workload = options.workload or ["W1-lin", "W1-mlp", "W1-cnn"]
+    options.rivals = options.rivals.split(",")
+    for name in options.rivals:
+        if name not in RIVALS:
+            parser.error(f"no rival {name!r}: {', '.join(RIVALS)}")
+    return options
 
 
-def _seconds(f: Any) -> float:
-    started = time.perf_counter()
-    f()
-    return time.perf_counter() - started
-
-
-def compare(name: str, rival: str, python: Path, pairs: int, lanes: str) -> dict[str, Any]:
-    """Interleave `pairs` blocks of both; returns a result row."""
-    workload, peak = WORKLOADS[name], gemm_peak()
-    ours = Worker([sys.executable, str(HERE / "ours_worker.py"), name, lanes])
-    theirs = Worker([str(python), str(HERE / RIVALS[rival][1]), name])
-    rows = [(ours.block(), theirs.block()) for _ in range(pairs)]
-    ours.stop()
-    theirs.stop()
-    a, b = ([r[i]["seconds_a_round"] for r in rows] for i in (0, 1))
-    return {
+def compare(name: str, rival: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One workload against one rival; a row for each of our ways to dispatch."""
+    chunks = CHUNKS.get(name, (CHUNK,))
+    lanes = ["--lanes", options.lanes] if options.lanes else []
+    before = peak.measure()
+    workers: dict[str, Worker] = {}
+    try:
+        for chunk in chunks:
+            extra = ["--chunk", str(chunk), *lanes]
+            workers[f"ours {chunk}"] = OurWorker(name, *extra, platform=options.platform)
+        workers["rival"] = RivalWorker(RIVALS[rival], name, options.environments, options.platform)
+        found = measure(name, workers, dict(zip(workers, (*chunks, 1), strict=True)), options)
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    after = peak.measure()
+    common = {
         "workload": name,
+        "data": data_source(WORKLOADS[name]),
         "rival": rival,
-        "ours_seconds": statistics.median(a),
-        "rival_seconds": statistics.median(b),
-        "ratio": statistics.median(y / x for x, y in zip(a, b, strict=True)),
-        "ratios": [y / x for x, y in zip(a, b, strict=True)],
-        "ours_steps_per_second": workload.steps / statistics.median(a),
-        "ours_loss": rows[-1][0]["loss"],
-        "rival_loss": rows[-1][1]["loss"],
-        "ours_peak_bytes": rows[-1][0]["peak_bytes"],
-        "rival_peak_bytes": rows[-1][1]["peak_bytes"],
-        "gemm_peak_gflops": max(peak, gemm_peak()),
-        "ours_gflops": workload.gigaflop / statistics.median(a),
+        "label": RIVALS[rival].label,
+        "platform": options.platform,
+        "gemm_peak_gflops": max(before["gflops"], after["gflops"]),
+        "gemm_peaks_gflops": [before["gflops"], after["gflops"]],
+        "gemm_kernel": after["kernel"],
+        "compared_at_round": WORKLOADS[name].rounds,
+        "loss_tolerance": LOSS_TOLERANCE,
+        "machine": describe(),
+        "rival_versions": versions_in(RIVALS[rival], options.environments),
+    }
+    theirs = {f"rival_{k}": v for k, v in found.pop("rival").items()}
+    rows = [
+        common | {"rounds_a_dispatch": chunk} | prefixed(found[f"ours {chunk}"]) | theirs
+        for chunk in chunks
+    ]
+    return [finished(row) for row in rows]
+
+
+def measure(
+    name: str, workers: dict[str, Worker], chunks: dict[str, int], options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Warm up, choose the blocks, time them in turn; figures by side."""
+    workload = WORKLOADS[name]
+    sides: dict[str, Simulator] = {**workers}
+    warm = {side: warm_up(worker, workload.rounds) for side, worker in sides.items()}
+    rounds = {s: block_rounds(sides[s], options.seconds, chunks[s]) for s in sides}
+    timed = interleave(sides, rounds, options.pairs)
+    return {
+        side: warm[side]
+        | {
+            "seconds": statistics.median(timed[side]),
+            "seconds_each": timed[side],
+            "block_rounds": rounds[side],
+            "steps_per_second": workload.steps / statistics.median(timed[side]),
+            "gflops": workload.gigaflop / statistics.median(timed[side]),
+            "peak_bytes": worker.peak_bytes(),
+            "ready_seconds": worker.ready_seconds,
+            "settings": worker.settings,
+        }
+        for side, worker in workers.items()
     }
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line of the table."""
-    print(
-        f"{row['workload']:8} ours {1e3 * row['ours_seconds']:9.3f} ms  {row['rival']} "
-        f"{1e3 * row['rival_seconds']:9.3f} ms  ratio {row['ratio']:7.1f} "
-        f"[{min(row['ratios']):.1f} .. {max(row['ratios']):.1f}]  loss "
-        f"{row['ours_loss']:.4f} / {row['rival_loss']:.4f}  "
-        f"{row['ours_gflops'] / row['gemm_peak_gflops']:.0%} of the GEMM peak",
-        flush=True,
+def prefixed(figures: dict[str, Any]) -> dict[str, Any]:
+    """Our side's figures under their names in a row."""
+    return {f"ours_{k}": v for k, v in figures.items()}
+
+
+def finished(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with what follows from both sides."""
+    warm = ("initial_loss", "loss")
+    losses = [{k: row[f"{side}_{k}"] for k in warm} for side in ("ours", "rival")]
+    return (
+        row
+        | ratios(row["ours_seconds_each"], row["rival_seconds_each"])
+        | {f"{s}_of_peak": row[f"{s}_gflops"] / row["gemm_peak_gflops"] for s in ("ours", "rival")}
+        | {"same_loss": same_loss(*losses)}
     )
 
 
-def main() -> None:
+def main() -> int:
     """Run the comparisons that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workload", action="append", choices=sorted(WORKLOADS))
-    parser.add_argument("--rivals", default="pfl", help="comma-separated: " + ", ".join(RIVALS))
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--lanes", default="auto", help="lanes a device, or auto")
-    parser.add_argument("--environments", type=Path, default=HERE / ".venv-rivals")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "compare.json")
-    options = parser.parse_args()
-    rows = []
-    for rival in options.rivals.split(","):
-        python = environment(rival, options.environments)
-        for name in options.workload or sorted(WORKLOADS):
-            rows.append(compare(name, rival, python, options.pairs, options.lanes))
-            show(rows[-1])
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": importlib.metadata.version("jax"),
-        "rivals": {name: RIVALS[name][0] for name in options.rivals.split(",")},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    options, good = arguments(), True
+    for name in options.workload:
+        for rival in options.rivals:
+            rows = compare(name, rival, options)
+            print(tables.markdown(rows))
+            print("\n".join(tables.losses(row) for row in rows), flush=True)
+            same = [row for row in rows if row["same_loss"]]
+            good &= len(same) == len(rows)
+            if same:
+                charts.comparison(records.merge(options.out, same, KEY), options.out)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from fedjax_sim.engine.compose import compose, recipe
     from fedjax_sim.engine.mesh import cores_as_devices
     from fedjax_sim.experiment.api import resume, run
+    from fedjax_sim.experiment.explain import explain
     from fedjax_sim.experiment.interrupt import Interrupted
     from fedjax_sim.experiment.model_io import load
     from fedjax_sim.experiment.session import Session
     from fedjax_sim.experiment.settings import Settings
+    from fedjax_sim.experiment.sweep import sweep
     from fedjax_sim.tasks import models
 
     __version__: str
@@ -43,10 +45,12 @@ _NAMES = {
     "Settings": "fedjax_sim.experiment.settings",
     "compose": "fedjax_sim.engine.compose",
     "cores_as_devices": "fedjax_sim.engine.mesh",
+    "explain": "fedjax_sim.experiment.explain",
     "load": "fedjax_sim.experiment.model_io",
     "recipe": "fedjax_sim.engine.compose",
     "resume": "fedjax_sim.experiment.api",
     "run": "fedjax_sim.experiment.api",
+    "sweep": "fedjax_sim.experiment.sweep",
 }
 
 __all__ = [
@@ -61,12 +65,14 @@ __all__ = [
     "compose",
     "cores_as_devices",
     "data",
+    "explain",
     "load",
     "models",
     "partition",
     "recipe",
     "resume",
     "run",
+    "sweep",
     "tasks",
     "transforms",
 ]

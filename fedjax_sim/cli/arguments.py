@@ -25,6 +25,23 @@ examples:
 """
 
 
+_SWEEP_OPTIONS = (*_RUN_OPTIONS, "--seeds", "--vary", "--inner")
+
+_SWEEP_EPILOG = """\
+All combinations of the varied values are run with every seed. Learning rates, momentum and
+other numbers that change no shape share one compiled program; anything else that is varied
+(epochs, batch size, algorithm, model, partition) makes a program a value. The same command
+again goes on with a sweep that was cut off, and so does fedjax-sim resume DIR.
+
+examples:
+  fedjax-sim sweep --seeds 8 --vary client.learning_rate "[0.03, 0.1, 0.3]"
+  fedjax-sim sweep my.toml --seeds "[0, 1, 2]" --vary algorithm.mu "[0.0, 0.1]" --out runs/mu
+  fedjax-sim sweep --vary algorithm.name "['fedavg', 'fedadam']" --vary client.epochs "[1, 5]"
+  fedjax-sim sweep --vary data.partition.alpha "[0.1, 1.0, 100.0]" --rounds 50
+  fedjax-sim sweep --out runs/mu
+"""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are `InputError`s."""
 
@@ -45,7 +62,8 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="store_true", help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     _add_run(verbs)
-    resume = verbs.add_parser("resume", help="go on with a run that was cut off")
+    _add_sweep(verbs)
+    resume = verbs.add_parser("resume", help="go on with a run or sweep that was cut off")
     resume.add_argument("folder", metavar="DIR", help="its folder")
     listing = verbs.add_parser("list", help="what can be named in an experiment")
     listing.add_argument("what", choices=LISTS)
@@ -60,7 +78,8 @@ def _add_run(verbs: Any) -> None:
     run = verbs.add_parser(
         "run",
         help="train an experiment; without a file, the bundled one",
-        usage="fedjax-sim run [EXPERIMENT.toml] [--out DIR] [--rounds N] [--algorithm NAME] "
+        usage="fedjax-sim run [EXPERIMENT.toml] [--explain] [--out DIR] [--rounds N] "
+        "[--algorithm NAME] "
         "[--seed N] [--section.key VALUE ...]",
         epilog=_RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -68,9 +87,36 @@ def _add_run(verbs: Any) -> None:
     )
     run.add_argument("experiment", nargs="?", metavar="EXPERIMENT.toml", help="experiment file")
     run.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME-1, -2, ...")
+    words = "tell memory, plan and time of the run, and do not run it; writes nothing"
+    run.add_argument("--explain", action="store_true", help=words)
     run.add_argument("--rounds", metavar="N", help="federated rounds (run.rounds)")
     run.add_argument("--algorithm", metavar="NAME", help="algorithm.name; see list algorithms")
     run.add_argument("--seed", metavar="N", help="seed of model, cohorts, shuffles (run.seed)")
+
+
+def _add_sweep(verbs: Any) -> None:
+    sweep = verbs.add_parser(
+        "sweep",
+        help="train with several seeds and values, as one program where shapes allow",
+        usage='fedjax-sim sweep [EXPERIMENT.toml] [--out DIR] [--seeds N|"[0, 1]"] '
+        '[--vary KEY "[V, ...]" ...] [--rounds N] [--section.key VALUE ...]',
+        epilog=_SWEEP_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sweep.add_argument("experiment", nargs="?", metavar="EXPERIMENT.toml", help="experiment file")
+    sweep.add_argument("--out", metavar="DIR", help="folder; default runs/NAME-sweep-1, -2, ...")
+    words = "how many seeds, counted from run.seed, or a list of them; default 4"
+    sweep.add_argument("--seeds", metavar="N|[..]", help=words)
+    words = "a field and its values, a TOML list; may be given several times"
+    sweep.add_argument(
+        "--vary", nargs=2, action="append", default=[], metavar=("KEY", "[V, ...]"), help=words
+    )
+    words = "how a device runs its share: auto, map, hyper, vmap or probe"
+    sweep.add_argument("--inner", metavar="HOW", default="auto", help=words)
+    sweep.add_argument("--rounds", metavar="N", help="federated rounds (run.rounds)")
+    sweep.add_argument("--algorithm", metavar="NAME", help="algorithm.name; see list algorithms")
+    sweep.add_argument("--seed", metavar="N", help="the first seed (run.seed)")
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -80,10 +126,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
       InputError: what no verb takes, a value that is missing, a key given twice.
     """
     parser = make_parser()
-    is_run = "run" in argv[:1]
+    is_sweep = "sweep" in argv[:1]
+    is_run = "run" in argv[:1] or is_sweep
     rest, overrides = split_overrides(argv) if is_run else (argv, {})
     if is_run:
-        _refuse_unknown(rest)
+        _refuse_unknown(rest, "sweep" if is_sweep else "run")
     arguments = parser.parse_args(rest)
     arguments.parser = parser
     for short, key in _SHORT.items() if is_run else ():
@@ -93,11 +140,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     return arguments, overrides
 
 
-def _refuse_unknown(rest: list[str]) -> None:
-    """Refuse an option that `run` does not have, and say which field it may have meant."""
+def _refuse_unknown(rest: list[str], verb: str) -> None:
+    """Refuse an option that the verb does not have, and say which field it may have meant."""
+    options = _SWEEP_OPTIONS if verb == "sweep" else (*_RUN_OPTIONS, "--explain")
     for token, after in zip(rest, [*rest[1:], ""], strict=True):
         name, equals, value = token.partition("=")
-        if not name.startswith("--") or name in _RUN_OPTIONS:
+        if not name.startswith("--") or name in options:
             continue
         from fedjax_sim.experiment.sections import Client, Plan, Run
 
@@ -105,7 +153,7 @@ def _refuse_unknown(rest: list[str]) -> None:
         fields = (("client", Client), ("run", Run), ("plan", Plan))
         meant = [f"--{section}.{word}" for section, model in fields if word in model.model_fields]
         remedy = f"did you mean {meant[0]}? " if meant else ""
-        remedy += "fields are set as --section.key VALUE; see fedjax-sim run --help"
+        remedy += f"fields are set as --section.key VALUE; see fedjax-sim {verb} --help"
         raise InputError(name, value if equals else after or "(nothing)", remedy)
 
 

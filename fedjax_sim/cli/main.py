@@ -50,14 +50,16 @@ def _dispatch(argv: list[str]) -> int:
         arguments.parser.print_help(sys.stderr)
         return UNUSABLE
     verb = importlib.import_module(f"fedjax_sim.cli.{arguments.verb}")
-    return verb.main(arguments, overrides) if arguments.verb == "run" else verb.main(arguments)
+    takes_overrides = arguments.verb in ("run", "sweep")
+    return verb.main(arguments, overrides) if takes_overrides else verb.main(arguments)
 
 
 def _interrupted(error: KeyboardInterrupt) -> str:
     out = getattr(error, "out", None)
     if out is None:
-        return "interrupted"
+        return getattr(error, "words", "interrupted")
     done = f"interrupted after round {getattr(error, 'round', 0)}; all up to there is kept"
+    done = getattr(error, "words", done)
     return f"{done}\n  go on with: fedjax-sim resume {out}"
 
 

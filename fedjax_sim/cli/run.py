@@ -20,6 +20,10 @@ def main(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     path = None if arguments.experiment is None else Path(arguments.experiment)
     file = config.read(path)
     values = {key: config.parse_value(key, text) for key, text in overrides.items()}
+    if arguments.explain:
+        from fedjax_sim.cli.explain import tell
+
+        return tell(config.resolve(file, config.overrides_table(values)))
     if arguments.out is not None:
         check_free(Path(arguments.out))
     experiment = config.resolve(file, config.overrides_table(values))
@@ -60,6 +64,8 @@ def _train(experiment: Any, out: Path, *, resume: bool) -> int:
         )
     console = screen.console()
     screen.banner(console, experiment, built, session, out)
+    for note in session.notes:
+        console.print(note, style="dim", markup=False)
     with screen.progress(console) as tell, named_fields():
         result = session.run(tell)
     screen.closing(console, result, out)

@@ -13,7 +13,7 @@ from fedjax_sim.core import keys, tree
 from fedjax_sim.core.checks import choice
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData
+from fedjax_sim.data.batching import Batches, ClientData, Feed
 
 Weighting = str | Callable[[Array, Array, Context], Array]
 
@@ -24,7 +24,7 @@ class LocalWork(NamedTuple):
     Attributes:
       model: as trained so far.
       opt: the client optimizer's state.
-      words: uint32 `[2]`, this round's shuffle.
+      feed: which examples come next.
       loss_sum: sum of the loss over the examples seen.
       loss_count: number of examples seen.
       extra: named trees passed to the optimizer as extra arguments.
@@ -32,7 +32,7 @@ class LocalWork(NamedTuple):
 
     model: Model
     opt: PyTree
-    words: Array
+    feed: Feed
     loss_sum: Array
     loss_count: Array
     extra: dict[str, PyTree]
@@ -78,10 +78,12 @@ def loss_and_gradient(
     return value, state, grads
 
 
-def _begin(ctx: Context, model: Model, opt: PyTree) -> LocalWork:
+def _begin(
+    ctx: Context, model: Model, opt: PyTree, batches: Batches, data: ClientData
+) -> LocalWork:
     words = keys.words(keys.for_purpose(ctx.key, keys.Purpose.SHUFFLE))
     nothing = jnp.zeros(())
-    return LocalWork(model, opt, words, nothing, nothing, {})
+    return LocalWork(model, opt, data.feed(batches, words), nothing, nothing, {})
 
 
 def _tally(work: LocalWork, value: Array, batch: Batch) -> LocalWork:
@@ -120,13 +122,13 @@ def local(
             return partial_steps(batches.count(data.size, data.longest), ctx)
 
         def start(ctx: Context, received: Model, row: PyTree, data: ClientData) -> LocalWork:
-            del row, data
-            return _begin(ctx, received, opt.init(received.params))
+            del row
+            return _begin(ctx, received, opt.init(received.params), batches, data)
 
         def step(
             ctx: Context, t: Array, work: LocalWork, received: Model, data: ClientData
         ) -> LocalWork:
-            batch = data.batch(batches, work.words, t)
+            batch, feed = data.next(batches, work.feed, t)
             value, state, grads = loss_and_gradient(task, ctx, t, work.model, batch)
             extra = {"anchor": received.params, "round": ctx.round, "step": t, "value": value}
             updates, opt_state = opt.update(
@@ -134,7 +136,8 @@ def local(
             )
             params = optax.apply_updates(work.model.params, updates)
             opt_state = tree.as_before(opt_state, work.opt)
-            return _tally(work._replace(model=Model(params, state), opt=opt_state), value, batch)
+            work = work._replace(model=Model(params, state), opt=opt_state, feed=feed)
+            return _tally(work, value, batch)
 
         def finish(
             ctx: Context, work: LocalWork, received: Model, row: PyTree, data: ClientData
@@ -173,19 +176,20 @@ def gradient(
             return partial_steps(batches.count(data.size, data.longest), ctx)
 
         def start(ctx: Context, received: Model, row: PyTree, data: ClientData) -> GradientWork:
-            del row, data
+            del row
             total = jax.tree.map(jnp.zeros_like, received.params)
-            return GradientWork(total, _begin(ctx, Model((), received.state), ()))
+            tally = _begin(ctx, Model((), received.state), (), batches, data)
+            return GradientWork(total, tally)
 
         def step(
             ctx: Context, t: Array, work: GradientWork, received: Model, data: ClientData
         ) -> GradientWork:
-            batch = data.batch(batches, work.tally.words, t)
+            batch, feed = data.next(batches, work.tally.feed, t)
             model = Model(received.params, work.tally.model.state)
             value, state, grads = loss_and_gradient(task, ctx, t, model, batch)
             seen = jnp.sum(batch.mask)
             total = jax.tree.map(lambda s, g: s + g * seen.astype(g.dtype), work.total, grads)
-            tally = work.tally._replace(model=Model((), state))
+            tally = work.tally._replace(model=Model((), state), feed=feed)
             return GradientWork(total, _tally(tally, value, batch))
 
         def finish(

@@ -9,7 +9,7 @@ of rounds, works for every size without cycle walking, and fuses into one elemen
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from fedjax_sim.core.checks import InputError, choice, integer
 from fedjax_sim.core.types import Array, Batch
 
 _ROUNDS = 24
+_TABLE = 256  # entries of a client's whole order that are worth carrying
 _STEPS = (np.arange(_ROUNDS, dtype=np.uint64) * 0x9E3779B9).astype(np.uint32)
 
 
@@ -125,6 +126,19 @@ class Batches:
             by_epochs = jnp.minimum(by_epochs, self.steps)
         return jnp.asarray(by_epochs, jnp.int32)
 
+    def most_steps(self, longest: int) -> int | None:
+        """Local steps of the largest client, or None where that number is traced."""
+        by_epochs = self.epochs is not None and not isinstance(self.epochs, jax.Array)
+        if not by_epochs or isinstance(self.steps, jax.Array):
+            return None if isinstance(self.steps, jax.Array) else self.steps
+        width = max(self.width(longest), 1)
+        most = (
+            -(-longest * self.epochs // width)
+            if self.last == "topup"
+            else (-(-longest // width) * self.epochs)
+        )
+        return most if self.steps is None else min(most, self.steps)
+
     def positions(self, t: Array, size: Array, longest: int) -> tuple[Array, Array, Array]:
         """`(epoch, position in the epoch, mask)`, each `[B]`, of local step `t`."""
         width = self.width(longest)
@@ -137,6 +151,21 @@ class Batches:
         epoch = t // per_epoch
         position = (t - epoch * per_epoch) * width + slot
         return epoch, position, position < size
+
+
+class Feed(NamedTuple):
+    """Rows of the flat arrays that come next, worked out before the step that reads them.
+
+    Carried between steps, because a shuffle in the same step as its gather is fused into it and
+    evaluated again for every feature (docs/decisions/0005).
+
+    Attributes:
+      words: uint32 `[2]`, the shuffle's key.
+      rows: int32 `[S, B]`, those of every step where that is small, else `[1, B]`, of the next.
+    """
+
+    words: Array
+    rows: Array
 
 
 @jax.tree_util.register_dataclass
@@ -160,13 +189,44 @@ class ClientData:
 
     def batch(self, rule: Batches, words: Array, t: Array) -> Batch:
         """Batch of local step `t` under `rule`, shuffled by `words` uint32 `[2]`."""
+        return self._take(self._rows(rule, words, t))
+
+    def feed(self, rule: Batches, words: Array) -> Feed:
+        """The order in which `next` will hand out this client's examples.
+
+        Args:
+          rule: how examples become steps.
+          words: uint32 `[2]`, the shuffle's key.
+        """
+        steps = rule.most_steps(self.longest)
+        whole = steps is not None and steps * rule.width(self.longest) <= _TABLE
+        t = jnp.arange(max(steps or 1, 1) if whole else 1, dtype=jnp.int32)
+        return Feed(words, jax.vmap(lambda t: self._rows(rule, words, t))(t))
+
+    def next(self, rule: Batches, feed: Feed, t: Array) -> tuple[Batch, Feed]:
+        """`(batch of local step t, feed for step t + 1)`; call it for t = 0, 1, 2, ..."""
+        if feed.rows.shape[0] > 1:
+            return self._take(feed.rows[t]), feed
+        return self._take(feed.rows[0]), feed._replace(
+            rows=self._rows(rule, feed.words, t + 1)[None]
+        )
+
+    def _rows(self, rule: Batches, words: Array, t: Array) -> Array:
+        """Rows `[B]` of step `t`; `~row`, which is negative, where one only fills up."""
         epoch, position, mask = rule.positions(t, self.size, self.longest)
         if rule.shuffle:
             index = shuffled(words, epoch, position, self.size)
         else:
             index = jnp.clip(position, 0, jnp.maximum(self.size - 1, 0))
         row = self.offset + index
-        return Batch(self.x[row], self.y[row], mask)
+        return jnp.where(mask, row, ~row)
+
+    def _take(self, rows: Array) -> Batch:
+        mask = rows >= 0
+        at = jnp.where(mask, rows, ~rows)
+        # In range as they are: nothing to wrap, and no select that fills what is not.
+        take = lambda v: v.at[at].get(mode="clip", wrap_negative_indices=False)  # noqa: E731
+        return Batch(take(self.x), take(self.y), mask)
 
     def whole(self) -> ClientData:
         """The union of all clients as one window."""

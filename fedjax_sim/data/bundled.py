@@ -9,6 +9,7 @@ from fedjax_sim.data.build import from_arrays
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.data.partition_base import Partition
 from fedjax_sim.data.partition_labels import dirichlet
+from fedjax_sim.data.readers.digits import read_digits
 
 
 def stratified(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
@@ -56,11 +57,9 @@ def digits(
     Reference: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
     Machine Learning Repository, 1998 (its test part), CC BY 4.0.
     """
-    from sklearn.datasets import load_digits
-
     seed = integer("seed", seed, least=0)
     number("central_fraction", central_fraction, least=0, below=1)
-    x, y = load_digits(return_X_y=True)
+    x, y = read_digits()
     x = (x / 16.0).astype(np.float32).reshape((-1, 8, 8, 1) if image else (-1, 64))
     held_out = stratified(y, central_fraction, np.random.default_rng([seed, 1]))
     return from_arrays(

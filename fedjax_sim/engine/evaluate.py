@@ -1,7 +1,14 @@
-"""Evaluation is a client update too: it runs in the lane loop and trains nothing."""
+"""Evaluation is a client update too: it runs in the lane loop and trains nothing.
+
+A shared model is evaluated on windows that pay no heed to whose examples they hold
+(`evaluate_examples`): a hundred clients with three test examples each are two wide products
+instead of a hundred narrow ones. Where clients have models of their own, each client's
+window is a job of its own (`evaluate_clients`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +19,19 @@ from jax.sharding import Mesh
 
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import Aggregator, Algorithm, ClientUpdate, Task
-from fedjax_sim.core.types import Aggregate, Array, Cohort, Context, Member, Model, PyTree, Report
+from fedjax_sim.core.types import (
+    Aggregate,
+    Array,
+    Batch,
+    Cohort,
+    Context,
+    Member,
+    Model,
+    PyTree,
+    Report,
+)
 from fedjax_sim.data.batching import Batches, ClientData, DeviceShards
-from fedjax_sim.engine.cohort import Work, run_cohort
+from fedjax_sim.engine.cohort import CohortResult, Work, run_cohort
 from fedjax_sim.engine.plan import Plan
 
 Sums = dict[str, tuple[Array, Array]]
@@ -67,6 +84,45 @@ def measure(task: Task, model_of: Callable[..., Model] | None, batch_size: int) 
 _PARTS = ((0, "sum"), (1, "count"))
 
 
+def measure_each(task: Task, width: int) -> ClientUpdate:
+    """A client update that measures each example of its window, which is one batch.
+
+    Its `aux` has `{metric}_sum` and `{metric}_count` as `[width]`, 0 beyond the window's end.
+    The update is empty: nothing is added up here.
+
+    Args:
+      task: gives `predict` and `metrics`, whose sums must be sums over examples.
+      width: examples a window at most.
+    """
+    rule = Batches(size=width, shuffle=False)
+    no_words = jnp.zeros(2, jnp.uint32)
+
+    def one(output: PyTree, x: Array, y: Array, mask: Array) -> Sums:
+        outputs, alone = jax.tree.map(lambda leaf: leaf[None], (output, Batch(x, y, mask)))
+        return task.metrics(outputs, alone)
+
+    def values(model: Model, data: ClientData) -> dict[str, Array]:
+        batch = data.batch(rule, no_words, jnp.int32(0))
+        found = jax.vmap(one)(task.predict(model, batch.x), *batch)
+        of_window = {
+            f"{n}_{part}": jnp.where(batch.mask, pair[i], 0)
+            for n, pair in found.items()
+            for i, part in _PARTS
+        }
+        return tree.strong(of_window)
+
+    return ClientUpdate(
+        init=lambda key, model: (),
+        steps=lambda ctx, data: rule.count(data.size, data.longest),
+        start=lambda ctx, received, row, data: tree.zeros(jax.eval_shape(values, received, data)),
+        step=lambda ctx, t, work, received, data: values(received, data),
+        finish=lambda ctx, work, received, row, data: (
+            Report((), jnp.ones(()), jnp.zeros((), jnp.int32), work),
+            row,
+        ),
+    )
+
+
 def _totals() -> Aggregator:
     """Plain sums of the reports' updates; a lane that has not ended reports weight 0."""
 
@@ -91,10 +147,22 @@ def everyone(n: int, round_index: Array) -> Cohort:
     return Cohort(round_index, member)
 
 
-def windows(n_examples: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a central test set into `(offsets, sizes)`, so that lanes and devices share it."""
-    offsets = np.arange(0, n_examples, width)
-    return offsets, np.minimum(width, n_examples - offsets)
+def windows(n_examples: int, width: int, devices: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a test set into `(offsets, sizes)`, so that lanes and devices share it.
+
+    Args:
+      n_examples: E.
+      width: examples a window at most.
+      devices: the number of windows is a multiple of this where there are examples enough,
+        so that no device has a window more than another.
+
+    Returns:
+      int `[n]` each; all windows but the last are equally wide.
+    """
+    many = -(-n_examples // (width * devices)) * devices
+    each = max(1, -(-n_examples // max(many, 1)))
+    offsets = np.arange(0, n_examples, each)
+    return offsets, np.minimum(each, n_examples - offsets)
 
 
 def evaluate_global(
@@ -107,6 +175,36 @@ def evaluate_global(
     """
     work = Work(measure(task, None, batch_size), _totals(), lambda sent, member: sent)
     return _run(lambda hyper: work, model, (), data, plan, mesh)
+
+
+def evaluate_examples(
+    task: Task, model: Model, data: DeviceShards, *, plan: Plan, mesh: Mesh
+) -> dict[str, Array]:
+    """One model on every example of `data`.
+
+    Args:
+      task: gives `predict` and `metrics`.
+      model: the model.
+      data: x `[E, ...]` cut by `windows`; a window is one batch.
+      plan: its devices; one window at a time on each, since a window is wide already.
+      mesh: of the plan's devices.
+
+    Returns:
+      `{metric_sum, metric_count: [E]}` by example.
+
+    Cost: 8 bytes an example and metric; activations of one window a device.
+    """
+    nothing = Aggregator(
+        zero=lambda report, k: (),
+        accumulate=lambda acc, reports, rows: acc,
+        merge=None,
+        finalize=lambda acc: Aggregate(acc, jnp.ones(()), jnp.zeros((), jnp.int32), {}),
+        bytes_held=lambda report, k: 0,
+    )
+    work = Work(measure_each(task, data.longest), nothing, lambda sent, member: sent)
+    alone = dataclasses.replace(plan, lanes=1)
+    result = _cohort_of_all(lambda hyper: work, model, (), data, alone, mesh)
+    return {n: v.reshape(-1)[: data.x.shape[0]] for n, v in result.aux.items()}
 
 
 def evaluate_clients(
@@ -147,11 +245,46 @@ def _run(
     plan: Plan,
     mesh: Mesh,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    cohort = everyone(data.n_clients, jnp.zeros((), jnp.int32))
-    key = jax.random.key(0)
-    result = run_cohort(build, (), sent, rows, cohort, data, key=key, plan=plan, mesh=mesh)
+    result = _cohort_of_all(build, sent, rows, data, plan, mesh)
     means = {n: s / jnp.maximum(c, 1) for n, (s, c) in result.acc.items()}
     return means, result.aux
+
+
+def _cohort_of_all(
+    build: Callable[[PyTree], Work],
+    sent: PyTree,
+    rows: PyTree,
+    data: DeviceShards,
+    plan: Plan,
+    mesh: Mesh,
+) -> CohortResult:
+    cohort = everyone(data.n_clients, jnp.zeros((), jnp.int32))
+    key = jax.random.key(0)
+    return run_cohort(build, (), sent, rows, cohort, data, key=key, plan=plan, mesh=mesh)
+
+
+def by_owner(each: dict[str, Array], owner: Array, n: int) -> dict[str, Array]:
+    """Sums over each client's examples.
+
+    Args:
+      each: `{name: [E, ...]}` by example; rows beyond those of `owner` are left out.
+      owner: int32 `[e]`, ascending, whose example it is.
+      n: N, clients.
+
+    Returns:
+      `{name: [N, ...]}`.
+    """
+    return {
+        name: jax.ops.segment_sum(v[: owner.shape[0]], owner, n, indices_are_sorted=True)
+        for name, v in each.items()
+    }
+
+
+def mean_of(each: dict[str, Array]) -> dict[str, Array]:
+    """`{metric: sum of sums / sum of counts}` of `{metric_sum, metric_count: [E]}`."""
+    names = [n.removesuffix("_sum") for n in each if n.endswith("_sum")]
+    total = {n: jnp.sum(v, axis=0) for n, v in each.items()}
+    return {n: total[f"{n}_sum"] / jnp.maximum(total[f"{n}_count"], 1) for n in names}
 
 
 def spread(name: str, aux: dict[str, Any]) -> dict[str, Array]:

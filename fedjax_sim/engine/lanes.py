@@ -18,7 +18,11 @@ from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import Aggregator, ClientUpdate
 from fedjax_sim.core.types import Array, Context, Member, PyTree
 from fedjax_sim.data.batching import ClientData, DeviceShards
+from fedjax_sim.engine.lowering import lower, rules_for
 from fedjax_sim.engine.plan import Plan, refuse_oversize
+
+# All lanes' work in bytes up to which refills go over all lanes at once; measured on a CPU.
+_SMALL_WORK_BYTES = 256 * 1024
 
 
 class Jobs(NamedTuple):
@@ -175,11 +179,13 @@ def run_lanes(
         executed=jnp.zeros((), jnp.int32),
     )
     refill = _refill(bound, aggregator, pack, n_present)
+    at_once = _refill_many(bound, aggregator, n_present, cohort_size)
+    fewest_at_once = _fewest_at_once(pack, tree.n_bytes(work))
 
     def advance(c: _Carry) -> _Carry:
         fewest = jnp.min(jnp.where(c.busy, c.left, jnp.iinfo(jnp.int32).max))
         fewest = jnp.where(jnp.any(c.busy), fewest, 0)
-        step_all = pack.each(bound.step)
+        step_all = pack.each(_lowered(bound.step, plan))
         work = jax.lax.fori_loop(0, fewest, lambda i, w: step_all(c.job, c.t + i, w), c.work)
         c = c._replace(
             work=work,
@@ -187,14 +193,29 @@ def run_lanes(
             left=c.left - fewest,
             executed=c.executed + fewest * pack.lanes,
         )
+        # Loops of no or a few turns and no `cond`: its branch that keeps would copy all work.
         if pack.lanes > 1:
-            many = 2 * jnp.sum(_ended(c)) >= pack.lanes
-            at_once = _refill_many(bound, aggregator, n_present, cohort_size)
-            c = jax.lax.cond(many, at_once, lambda c: c, c)
-        return jax.lax.while_loop(lambda c: jnp.any(_ended(c)), refill, c)
+            c = jax.lax.while_loop(lambda c: jnp.sum(_ended(c)) >= fewest_at_once, at_once, c)
+        if fewest_at_once > 1:
+            c = jax.lax.while_loop(lambda c: jnp.any(_ended(c)), refill, c)
+        return c
 
     carry = jax.lax.while_loop(lambda c: jnp.any(c.busy), advance, carry)
     return LaneResult(carry.acc, carry.rows, carry.aux, carry.executed)
+
+
+def _lowered(step: Callable[..., PyTree], plan: Plan) -> Callable[..., PyTree]:
+    """The local step as the platform runs it best: rewritten before lanes are added."""
+    if not plan.lowering:
+        return step
+    return lower(step, rules_for(jax.default_backend()))
+
+
+def _fewest_at_once(pack: _Pack, work_bytes: int) -> int:
+    """How many lanes must have ended for one masked pass over all of them to pay."""
+    if pack.lanes > 1 and work_bytes <= _SMALL_WORK_BYTES:
+        return 1
+    return max(2, -(-pack.lanes // 2))
 
 
 def _ended(c: _Carry) -> Array:
@@ -237,8 +258,8 @@ def _refill_many(
 ) -> Callable[[_Carry], _Carry]:
     """Finish every ended lane and start its next client, all lanes in one masked pass.
 
-    Costs L x work whatever the number that ended, so it pays when at least half did: equal
-    clients end together.
+    Costs L x work whatever the number that ended: it pays when at least half did, as equal
+    clients do, and always where all work is so small that the number of operations decides.
     """
     jobs, k = bound.jobs, bound.jobs.steps.shape[0]
 
@@ -254,13 +275,17 @@ def _refill_many(
         aux = {n: c.aux[n].at[place].set(v, mode="drop") for n, v in report.aux.items()}
         wanted = c.queue + jnp.cumsum(ended, dtype=jnp.int32) - 1
         upcoming = jnp.minimum(wanted, k - 1)
-        fresh = tree.strong(jax.vmap(lambda job: bound.start(job, rows))(upcoming))
+
+        def start_next() -> PyTree:
+            fresh = tree.strong(jax.vmap(lambda job: bound.start(job, rows))(upcoming))
+            return tree.where_rows(ended, fresh, c.work)
+
         return c._replace(
             job=jnp.where(ended, upcoming, c.job),
             t=jnp.where(ended, 0, c.t),
             left=jnp.where(ended, jobs.steps[upcoming], c.left),
             busy=jnp.where(ended, wanted < n_present, c.busy),
-            work=tree.where_rows(ended, fresh, c.work),
+            work=jax.lax.cond(c.queue < n_present, start_next, lambda: c.work),
             queue=c.queue + jnp.sum(ended, dtype=jnp.int32),
             rows=rows,
             acc=aggregator.accumulate(c.acc, report, position),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fedjax_sim.core.checks import InputError
+from fedjax_sim.core.checks import InputError, integer
 from fedjax_sim.core.types import PyTree
 
 AXIS = "clients"
@@ -23,27 +23,55 @@ _DAY_SECONDS = 86_400
 
 
 def cores_as_devices(count: int | None = None) -> int:
-    """Make each CPU core a JAX device; call it before anything touches a device.
+    """Make each CPU core a JAX device: two cores then train two clients at once.
 
-    Also lifts XLA's 60-second limit on waiting at a collective, which one long client would
-    otherwise turn into an abort of the process.
+    The command line does this by itself. In a notebook or script, call it once after the
+    imports and before the first computation of JAX:
+
+        import fedjax_sim as fs
+
+        fs.cores_as_devices()
+
+    It is without effect on a machine whose JAX runs on an accelerator. It also lifts XLA's
+    60-second limit on waiting at a collective, which one long client would otherwise turn
+    into an abort of the process.
 
     Args:
       count: number of virtual CPU devices; default the cores this process may use.
 
     Returns:
       The number asked for.
+
+    Raises:
+      InputError: `count` is below 1.
+      RuntimeError: JAX has already started and has another number of devices.
     """
-    count = count or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else count
-    count = count or os.cpu_count() or 1
+    count = _cores() if count is None else integer("count", count, least=1)
     flags = os.environ.get("XLA_FLAGS", "")
     for name in ("terminate_timeout_seconds", "warn_stuck_timeout_seconds"):
         flag = f"--xla_cpu_collective_call_{name}"
         if flag not in flags:
             flags += f" {flag}={_DAY_SECONDS}"
     os.environ["XLA_FLAGS"] = flags.strip()
-    jax.config.update("jax_num_cpu_devices", count)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        at_hand = len(jax.devices("cpu"))
+        if at_hand == count:
+            return count
+        raise RuntimeError(
+            f"JAX has already started with {at_hand} CPU device(s), and cannot change to {count}: "
+            "restart the kernel or process, and call cores_as_devices() right after the imports, "
+            "before any array is made"
+        ) from error
     return count
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_mesh(devices: int) -> Mesh:
@@ -58,6 +86,11 @@ def make_mesh(devices: int) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def dealt(mesh: Mesh) -> NamedSharding:
+    """The sharding of what is cut over the devices along its leading axis."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:

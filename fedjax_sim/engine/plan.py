@@ -6,12 +6,13 @@ import dataclasses
 import os
 
 import jax
+import numpy as np
 
 from fedjax_sim.core.checks import InputError, integer
 
-# On a CPU, (parameters below, lanes). W1-lin (610) was measured; the middle row is a guess.
-_CPU_LANES = ((2_000, 32), (20_000, 8))
-_GPU_WORK_BYTES = 8 * 2**30
+# On a CPU, (parameters below, lanes): `benchmarks/lanes.py`, six sizes from 610 to 199,210.
+_CPU_LANES = ((10_000, 32), (20_000, 8))
+_SHARE = 0.8  # of a device's memory that a chosen plan may fill
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +41,15 @@ def choose(
     lanes: int | None = None,
     devices: int | None = None,
     lowering: bool = True,
+    lane_bytes: int | None = None,
+    fixed_bytes: int = 0,
+    skew: float = 1.0,
 ) -> Plan:
-    """A plan by rule of thumb; what is given is kept.
+    """A plan by rule; what is given is kept.
 
-    On a CPU one lane a core is best unless the model is tiny (weights fall out of cache);
-    on an accelerator as many lanes as the cohort has, within 8 GiB of work.
+    On a CPU every core is a device, and one lane a core is best unless the model is tiny
+    (weights fall out of cache); on an accelerator as many lanes as the cohort has, within the
+    memory that the forecast leaves.
 
     Args:
       n_parameters: P.
@@ -52,16 +57,29 @@ def choose(
       lanes: fixed by the user, or None.
       devices: fixed by the user, or None for all that the cohort can fill.
       lowering: see `Plan`.
+      lane_bytes: what one more lane holds on a device; by default a guess of 4 P floats.
+      fixed_bytes: what a device holds besides its lanes.
+      skew: the largest client's size over the mean (`skew_of`). On a CPU an idle lane costs what
+        a busy one does, so there are no more lanes than the longest client leaves work for.
     """
     devices = devices or max(1, min(len(jax.devices()), cohort))
     each = -(-cohort // devices)
     if lanes is None:
-        if jax.default_backend() == "cpu":
-            lanes = next((few for most, few in _CPU_LANES if n_parameters < most), 1)
-        else:
-            lanes = max(1, _GPU_WORK_BYTES // (16 * max(n_parameters, 1)))
-        lanes = min(lanes, each)
+        on_cpu = jax.default_backend() == "cpu"
+        lanes = min(cpu_lanes(n_parameters), int(cohort / devices / skew)) if on_cpu else each
+        left = _SHARE * memory_bytes() / (devices if on_cpu else 1) - fixed_bytes
+        lanes = max(1, min(lanes, each, int(left / (lane_bytes or 16 * max(n_parameters, 1)))))
     return Plan(lanes, devices, lowering)
+
+
+def skew_of(sizes: np.ndarray) -> float:
+    """The largest of the clients' sizes `[N]` over their mean; 1 where all are equal."""
+    return float(np.max(sizes) / max(float(np.mean(sizes)), 1e-9)) if np.size(sizes) else 1.0
+
+
+def cpu_lanes(n_parameters: int) -> int:
+    """Lanes a core by the measured table."""
+    return next((few for most, few in _CPU_LANES if n_parameters < most), 1)
 
 
 def memory_bytes() -> int:

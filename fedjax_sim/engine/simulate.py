@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,6 +81,37 @@ def make_simulate(
       `(key, RunState, rounds, data, probe_data, probe_every, last_round) ->
       (RunState, {name: [chunk]})`. Pure; jit it with the state donated, or vmap it.
     """
+    measure = None if probe is None else jax.jit(probe, inline=True)
+
+    def probed(
+        state: RunState, key: Array, data: DeviceShards, probe_data: PyTree, due: Array
+    ) -> dict[str, Array]:
+        if measure is None:
+            return {}
+        take: Callable[..., dict[str, Array]] = measure
+        shapes = jax.eval_shape(take, key, state, data, probe_data)
+        values = jax.lax.cond(
+            due,
+            lambda s: tree.strong(take(key, s, data, probe_data)),
+            lambda s: tree.zeros(shapes),
+            state,
+        )
+        return values | {"probed": due}
+
+    # The shapes of a round's records are needed before its loop; by jit's cache one trace
+    # serves both, and so it does for the probe. Inlined, the program has no trace of it.
+    @functools.partial(jax.jit, inline=True)
+    def one(
+        state: RunState,
+        key: Array,
+        data: DeviceShards,
+        probe_data: PyTree,
+        every: Array,
+        last: Array,
+    ) -> tuple[RunState, dict[str, Array]]:
+        state, _, info = run_round(algorithm, sampler, key, state, data)
+        due = (state.round % every == 0) | (state.round == last)
+        return state, info.scalars | probed(state, key, data, probe_data, due)
 
     def simulate(
         key: Array,
@@ -90,30 +122,14 @@ def make_simulate(
         probe_every: Array | int = 1,
         last_round: Array | int = -1,
     ) -> tuple[RunState, dict[str, Array]]:
-        def probed(state: RunState) -> dict[str, Array]:
-            measure = probe
-            if measure is None:
-                return {}
-            due = (state.round % jnp.maximum(probe_every, 1) == 0) | (state.round == last_round)
-            shapes = jax.eval_shape(lambda s: measure(key, s, data, probe_data), state)
-            values = jax.lax.cond(
-                due,
-                lambda s: tree.strong(measure(key, s, data, probe_data)),
-                lambda s: tree.zeros(shapes),
-                state,
-            )
-            return values | {"probed": due}
-
-        def one(state: RunState) -> tuple[RunState, dict[str, Array]]:
-            state, _, info = run_round(algorithm, sampler, key, state, data)
-            return state, info.scalars | probed(state)
-
-        shapes = jax.eval_shape(one, state)[1]
+        every, last = jnp.maximum(probe_every, 1), jnp.asarray(last_round, jnp.int32)
+        given = (key, data, probe_data, every, last)
+        shapes = jax.eval_shape(one, state, *given)[1]
         records = {n: jnp.zeros((chunk, *s.shape), s.dtype) for n, s in shapes.items()}
 
         def body(i: Array, carry: tuple[RunState, dict[str, Array]]) -> Any:
             state, records = carry
-            state, new = one(state)
+            state, new = one(state, *given)
             return state, {n: records[n].at[i].set(v) for n, v in new.items()}
 
         rounds = jnp.minimum(jnp.asarray(rounds, jnp.int32), chunk)

@@ -31,10 +31,10 @@ def run(
     eval_every: int = 1,
     eval_batch_size: int = 256,
     client_eval: bool = True,
-    checkpoint_every: int = 25,
+    checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
     chunk: int | None = None,
-    lanes: int | None = None,
+    lanes: int | str | None = None,
     devices: int | None = None,
     lowering: bool = True,
     float64: bool = False,
@@ -61,7 +61,7 @@ def run(
       checkpoint_every: rounds between checkpoints.
       keep_checkpoints: how many are kept.
       chunk: rounds a dispatch.
-      lanes: clients at the same time on a device.
+      lanes: clients at the same time on a device, or `"probe"`.
       devices: devices of the mesh.
       lowering: rewrite slow operations of the local step.
       float64: compute in float64.

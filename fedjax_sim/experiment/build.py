@@ -45,13 +45,17 @@ class Built(NamedTuple):
     facts: dict[str, Any]
 
 
-def build(experiment: Experiment) -> Built:
+def build(experiment: Experiment, data: Federation | None = None) -> Built:
     """Build everything; writes nothing.
+
+    Args:
+      experiment: validated.
+      data: what `federation(experiment)` made before, for sweeps.
 
     Raises:
       InputError: naming the field of the experiment.
     """
-    data = federation(experiment)
+    data = federation(experiment) if data is None else data
     settings = _settings(experiment, data)
     recipe = make_recipe(experiment)
     table = task_table(experiment, data)

@@ -14,6 +14,7 @@ SUMMARY = "summary.json"
 FINAL = "final"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
+SWEEP = "sweep.toml"
 
 
 def sync(path: Path) -> None:
@@ -45,21 +46,23 @@ def check_free(out: Path) -> None:
     """Refuse a folder that holds a run, or that cannot be written; writes nothing."""
     if out.exists() and not out.is_dir():
         raise InputError("out", str(out), "must be a folder, and is a file")
-    for name in (CONFIG, METRICS):
+    for name in (CONFIG, METRICS, SWEEP):
         if (out / name).exists():
-            remedy = f"holds a run already ({name}); go on with resume, or name another folder"
+            what = "sweep" if name == SWEEP else "run"
+            remedy = f"holds a {what} already ({name}); go on with resume, or name another folder"
             raise InputError("out", str(out), remedy)
-    _check_writable(out)
+    check_writable(out)
 
 
 def check_used(out: Path) -> None:
     """Refuse a folder without a run to resume, or that cannot be written."""
     if not (out / CONFIG).is_file():
         raise InputError("out", str(out), f"holds no run to resume: there is no {CONFIG}")
-    _check_writable(out)
+    check_writable(out)
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
+    """Refuse a folder in which nothing can be written."""
     at_hand = out
     while not at_hand.exists():
         at_hand = at_hand.parent

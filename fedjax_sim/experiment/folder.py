@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedjax_sim.experiment.checkpoint import Position
 from fedjax_sim.experiment.identity import identity
 from fedjax_sim.experiment.prepare import Prepared
 from fedjax_sim.experiment.records import Record, RecordFile, read_records
-from fedjax_sim.experiment.settings import ConfigText, Settings
+from fedjax_sim.experiment.settings import PROBE, ConfigText, Settings
 
 _PLAN = ("lanes", "devices", "chunk")
 
@@ -28,7 +29,8 @@ def config_of(given: ConfigText | None, prepared: Prepared) -> str:
         return given(prepared.settings)
     import tomli_w
 
-    settings = dataclasses.asdict(prepared.settings)
+    resolved = dataclasses.asdict(prepared.settings)
+    settings = {n: v for n, v in resolved.items() if v is not None}  # TOML knows no null
     plan = {n: settings.pop(n) for n in _PLAN}
     head = "# Made in Python: task and data are in the script that called run().\n"
     algorithm = {"name": prepared.name, "hyper": {n: float(v) for n, v in prepared.hyper.items()}}
@@ -57,12 +59,21 @@ class Folder:
         return (self.out / files.SUMMARY).is_file()
 
     @property
+    def restores(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._found is not None
+
+    @property
     def _checkpoints(self) -> Path:
         return self.out / files.CHECKPOINTS
 
     def with_plan(self, settings: Settings) -> Settings:
         """The settings with the plan that the newest checkpoint was made with."""
         at_hand = checkpoint.complete(self._checkpoints)
+        if settings.lanes == PROBE:  # the run was timed when it began, and never is again
+            table = tomllib.loads((self.out / files.CONFIG).read_text())
+            written = {n: table.get("plan", {}).get(n) for n in _PLAN}
+            settings = dataclasses.replace(settings, **written)
         if not at_hand:
             return settings
         kept = checkpoint.facts_of(at_hand[-1])["position"]
@@ -109,7 +120,7 @@ class Folder:
         return checkpoint.restore(path, shapes), position, records
 
     def append(self, records: list[Record]) -> None:
-        """Add records, durably."""
+        """Add records; durable once a checkpoint counts them, or at the end."""
         assert self._metrics is not None
         self._metrics.append(records)
 
@@ -122,6 +133,8 @@ class Folder:
         """Write a checkpoint, unless this round has one."""
         if position.round in (0, self._last):
             return
+        assert self._metrics is not None
+        self._metrics.sync()
         checkpoint.save(self._checkpoints, state, position, self._identity, keep=keep)
         self._last = position.round
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedjax_sim.engine import mesh as meshes
 from fedjax_sim.engine import plan as plans
 from fedjax_sim.engine.bind import bind
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.engine.lane_shapes import lane_shapes
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
 from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
@@ -47,6 +49,7 @@ class Prepared:
       hyper: the recipe's numbers, overrides included.
       init: the model to start from, or None.
       name: of the algorithm.
+      recipe: the algorithm before it was bound.
     """
 
     task: Task
@@ -60,6 +63,7 @@ class Prepared:
     hyper: dict[str, Any]
     init: Model | None
     name: str
+    recipe: Recipe
 
     @property
     def chunk(self) -> int:
@@ -72,22 +76,29 @@ class Prepared:
         """The run's key."""
         return jax.random.key(self.settings.seed)
 
-    def init_state(self, init: Model | None) -> RunState:
-        """The state before round 1, from a model or a drawn one (pure; traced or not)."""
+    def init_state(
+        self, init: Model | None, key: Array | None = None, hyper: dict[str, Any] | None = None
+    ) -> RunState:
+        """The state before round 1, from a model or a drawn one (pure; traced or not).
+
+        Args:
+          init: the model to start from, or None.
+          key: another run's key, for sweeps.
+          hyper: another run's numbers, for sweeps.
+        """
+        key = self.key if key is None else key
         model = init
         if model is None:
-            model = self.task.init(keys.for_purpose(self.key, keys.Purpose.INIT_MODEL))
+            model = self.task.init(keys.for_purpose(key, keys.Purpose.INIT_MODEL))
         model = tree.strong(model)
-        n = self.federation.n_clients
-        return init_run(self.algorithm, self.sampler, self.key, model, n, self.hyper)
+        n, numbers = self.federation.n_clients, self.hyper if hyper is None else hyper
+        return init_run(self.algorithm, self.sampler, key, model, n, numbers)
 
     def simulate(self) -> Callable[..., tuple[RunState, dict[str, Array]]]:
         """The round loop with the probe, and a check that all is finite at its end."""
-        batch = self.settings.eval_batch_size
-        probe = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
         some = any(data is not None for data in self.evaluation)
         inner = make_simulate(
-            self.algorithm, self.sampler, chunk=self.chunk, probe=probe if some else None
+            self.algorithm, self.sampler, chunk=self.chunk, probe=self.probe if some else None
         )
 
         def simulate(*args: Any) -> tuple[RunState, dict[str, Array]]:
@@ -98,10 +109,15 @@ class Prepared:
 
     def probe_names(self, state: RunState) -> list[str]:
         """Names that are recorded on evaluation rounds."""
-        batch = self.settings.eval_batch_size
-        probe = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
         train = shards_for_device(self.federation.train)
-        return sorted(jax.eval_shape(probe, self.key, state, train, self.evaluation))
+        return sorted(jax.eval_shape(self.probe, self.key, state, train, self.evaluation))
+
+    @functools.cached_property
+    def probe(self) -> Callable[..., dict[str, Array]]:
+        """What evaluation rounds measure; jitted, so that its one trace serves every caller."""
+        batch = self.settings.eval_batch_size
+        made = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
+        return jax.jit(made, inline=True)
 
     def _finite(self, state: RunState) -> Array:
         if self.algorithm.global_model is None:
@@ -143,9 +159,11 @@ def prepare(
     plan = plans.choose(
         tree.n_entries(model.params),
         sampler.size,
-        lanes=settings.lanes,
+        lanes=settings.lanes if isinstance(settings.lanes, int) else None,
         devices=settings.devices,
         lowering=settings.lowering,
+        skew=plans.skew_of(federation.train.sizes),
+        **_lane_room(recipe, bound, model, federation, sampler.size, settings),
     )
     mesh = meshes.make_mesh(plan.devices)
     algorithm = bind(recipe, bound, plan, mesh)
@@ -164,11 +182,37 @@ def prepare(
         mesh=mesh,
         settings=resolved,
         federation=federation,
-        evaluation=probe_data(federation, algorithm, settings),
+        evaluation=probe_data(federation, algorithm, resolved),
         hyper=numbers,
         init=None if init is None else _start(init, model),
         name=recipe.name,
+        recipe=recipe,
     )
+
+
+def _lane_room(
+    recipe: Recipe,
+    task: Task,
+    model: Model,
+    federation: Federation,
+    cohort: int,
+    settings: Settings,
+) -> dict[str, int]:
+    """What a lane and all besides hold, for `plans.choose`.
+
+    Traced only where it decides: on a CPU the table asks for few lanes of small models.
+    """
+    if isinstance(settings.lanes, int) or jax.default_backend() == "cpu":
+        return {}
+    algorithm = bind(recipe, task, Plan(), meshes.make_mesh(1))
+    data = shards_for_device(federation.train)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda m: algorithm.init(key, m, federation.n_clients), model)
+    row = jax.eval_shape(lambda m, s: algorithm.init_row(key, m, s), model, state)
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), row)
+    shapes = lane_shapes(recipe, task, state, rows, data, cohort)
+    held = federation.n_clients * tree.n_bytes(row) + tree.n_bytes(data) + tree.n_bytes(state)
+    return {"lane_bytes": shapes.bytes, "fixed_bytes": held + shapes.accumulator_bytes}
 
 
 def choose_chunk(model: PyTree, federation: Federation, cohort: int, settings: Settings) -> int:

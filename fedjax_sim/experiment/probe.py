@@ -22,12 +22,18 @@ class ProbeData(NamedTuple):
     """What is evaluated on.
 
     Attributes:
-      central: the central test set cut into windows of one batch, or None.
-      clients: every client's own test examples, or None.
+      shared: what the shared model is evaluated on, cut into windows of one batch: test
+        examples of the clients, client after client, then the central ones. None where no
+        model is shared, or there are no such examples.
+      central: the central examples where their shape is not that of the clients', or None.
+      owner: int32 `[e]`, whose examples the first e rows of `shared` are; None for none.
+      personal: every client's own test examples, where clients have models of their own.
     """
 
+    shared: DeviceShards | None
     central: DeviceShards | None
-    clients: DeviceShards | None
+    owner: Array | None
+    personal: DeviceShards | None
 
 
 def shards_for_device(shards: Shards) -> DeviceShards:
@@ -38,16 +44,49 @@ def shards_for_device(shards: Shards) -> DeviceShards:
 
 
 def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings) -> ProbeData:
-    """Host arrays for the probe; without a shared model the central set is left out."""
-    central = clients = None
-    test = federation.central_test
-    if test is not None and len(test[0]) and algorithm.global_model is not None:
-        offsets, sizes = evaluate.windows(len(test[0]), settings.eval_batch_size)
-        central = shards_for_device(Shards(test[0], test[1], offsets, sizes))
-    own = federation.test
-    if settings.client_eval and own is not None and own.sizes.sum() > 0:
-        clients = shards_for_device(own)
-    return ProbeData(central, clients)
+    """Host arrays for the probe; without a shared model the central set is left out.
+
+    Cost: one copy of the test examples on the host.
+    """
+    own = federation.test if settings.client_eval else None
+    if own is not None and own.sizes.sum() == 0:
+        own = None
+    central = federation.central_test if algorithm.global_model is not None else None
+    if central is not None and len(central[0]) == 0:
+        central = None
+    personal = None
+    if own is not None and (algorithm.personal or algorithm.global_model is None):
+        personal, own = shards_for_device(own), None
+    if own is None:
+        shared = None if central is None else _flat([central], settings)
+        return ProbeData(shared, None, None, personal)
+    owner: Any = np.repeat(np.arange(len(own.sizes), dtype=np.int32), own.sizes)
+    mine = _in_order(own)
+    if central is None or not _alike(mine, central):
+        other = None if central is None else _flat([central], settings)
+        return ProbeData(_flat([mine], settings), other, owner, None)
+    return ProbeData(_flat([mine, central], settings), None, owner, None)
+
+
+def _flat(parts: list[tuple[Any, Any]], settings: Settings) -> DeviceShards:
+    """Examples one after another, cut into windows of one batch."""
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    width, devices = settings.eval_batch_size, settings.devices or 1
+    return shards_for_device(Shards(x, y, *evaluate.windows(len(x), width, devices)))
+
+
+def _alike(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
+    return all(p.shape[1:] == q.shape[1:] and p.dtype == q.dtype for p, q in zip(a, b, strict=True))
+
+
+def _in_order(shards: Shards) -> tuple[Any, Any]:
+    """Examples client by client, without rows that are no client's."""
+    begin = np.cumsum(shards.sizes) - shards.sizes
+    if len(shards.x) == shards.sizes.sum() and np.array_equal(begin, shards.offsets):
+        return shards.x, shards.y
+    slot = np.arange(shards.sizes.sum()) - np.repeat(begin, shards.sizes)
+    rows = np.repeat(shards.offsets, shards.sizes) + slot
+    return shards.x[rows], shards.y[rows]
 
 
 def make_probe(
@@ -60,17 +99,19 @@ def make_probe(
     would use.
     """
 
-    def central(state: RunState, data: DeviceShards) -> dict[str, Array]:
+    def shared(state: RunState, n: int, data: DeviceShards, owner: Array | None) -> Any:
         assert algorithm.global_model is not None
         model = algorithm.global_model(state.algorithm)
-        width = min(batch_size, data.longest)
-        means, _ = evaluate.evaluate_global(
-            task, model, data, plan=plan, mesh=mesh, batch_size=width
-        )
-        return {f"test_{name}": value for name, value in means.items()}
+        each = evaluate.evaluate_examples(task, model, data, plan=plan, mesh=mesh)
+        first = 0 if owner is None else owner.shape[0]
+        values: dict[str, Array] = {}
+        if first < data.x.shape[0]:
+            central = evaluate.mean_of({name: v[first:] for name, v in each.items()})
+            values |= {f"test_{name}": value for name, value in central.items()}
+        return values if owner is None else values | _spreads(evaluate.by_owner(each, owner, n))
 
-    def clients(state: RunState, train: DeviceShards, data: DeviceShards) -> dict[str, Array]:
-        means, aux = evaluate.evaluate_clients(
+    def personal(state: RunState, train: DeviceShards, data: DeviceShards) -> dict[str, Array]:
+        _, sums = evaluate.evaluate_clients(
             algorithm,
             task,
             state.algorithm,
@@ -81,16 +122,24 @@ def make_probe(
             mesh=mesh,
             batch_size=min(batch_size, data.longest),
         )
-        values: dict[str, Any] = {}
-        for name in means:
-            values |= evaluate.spread(name, aux)
-        return values
+        return _spreads(sums)
 
     def probe(
         key: Array, state: RunState, train: DeviceShards, data: ProbeData
     ) -> dict[str, Array]:
         del key
-        values = {} if data.central is None else central(state, data.central)
-        return values if data.clients is None else values | clients(state, train, data.clients)
+        values: dict[str, Array] = {}
+        if data.shared is not None:
+            values |= shared(state, train.n_clients, data.shared, data.owner)
+        if data.central is not None:
+            values |= shared(state, train.n_clients, data.central, None)
+        return values if data.personal is None else values | personal(state, train, data.personal)
 
     return probe
+
+
+def _spreads(sums: dict[str, Array]) -> dict[str, Array]:
+    values: dict[str, Array] = {}
+    for name in [n.removesuffix("_sum") for n in sums if n.endswith("_sum")]:
+        values |= evaluate.spread(name, sums)
+    return values

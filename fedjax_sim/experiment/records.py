@@ -1,4 +1,9 @@
-"""Records: one JSON object a round, appended and made durable a chunk at a time."""
+"""Records: one JSON object a round, appended a chunk at a time.
+
+A chunk is with the operating system when it is appended, so that readers see it and a killed
+process loses nothing. It is on the disk (`RecordFile.sync`) before a checkpoint counts it: a
+machine that loses power goes on from its last checkpoint anyway.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +23,8 @@ Record = dict[str, Any]
 
 # Scalars of a round that are not recorded under their own names.
 _TOTALS = ("lane_steps", "lane_steps_bound")
-_EACH = {"uplink_bytes": "uplink_bytes_each", "downlink_bytes": "downlink_bytes_each"}
-_HIDDEN = {*_TOTALS, *_EACH.values(), "probed", "finite", "total_weight"}
+EACH = {"uplink_bytes": "uplink_bytes_each", "downlink_bytes": "downlink_bytes_each"}
+HIDDEN = {*_TOTALS, *EACH.values(), "probed", "finite", "total_weight"}
 _FIRST = ("train_loss",)
 _LAST = ("uplink_bytes", "downlink_bytes", "cohort_present", "client_steps")
 
@@ -46,12 +51,12 @@ def chunk_records(
       bytes a client times `cohort_present`.
     """
     probes, (before, after) = set(probes), seconds
-    own = [n for n in buffers if n not in probes | _HIDDEN and n not in (*_FIRST, *_LAST)]
+    own = [n for n in buffers if n not in probes | HIDDEN and n not in (*_FIRST, *_LAST)]
     order = [n for n in (*_FIRST, *sorted(probes), *_LAST, *sorted(own))]
     out: list[Record] = []
     for i in range(rounds):
         row = {n: v[i].item() for n, v in buffers.items()}
-        row |= {n: row[each] * row["cohort_present"] for n, each in _EACH.items() if each in row}
+        row |= {n: row[each] * row["cohort_present"] for n, each in EACH.items() if each in row}
         keep = [n for n in order if n in row and (n not in probes or row["probed"])]
         wall = before + (after - before) * (i + 1) / rounds
         record = {"round": first_round + i, "wall_time_s": round(wall, 6)}
@@ -76,7 +81,7 @@ class RecordFile:
 
     Attributes:
       path: of the file.
-      size: bytes that are durable.
+      size: bytes written.
       digest: SHA-256 of those bytes.
     """
 
@@ -91,17 +96,22 @@ class RecordFile:
         os.fsync(self._file.fileno())
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write records and wait until they are on the disk."""
+        """Hand records to the operating system."""
         raw = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode()
         self._file.write(raw)
         self._file.flush()
-        os.fsync(self._file.fileno())
         self.size += len(raw)
         self.digest.update(raw)
 
+    def sync(self) -> None:
+        """Wait until all that was appended is on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Make the records durable and close the file."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
 
 
 def read_records(path: Path, *, upto: int | None = None) -> list[Record]:

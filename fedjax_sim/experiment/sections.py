@@ -74,18 +74,20 @@ def facts_of(optimizer: str) -> OptimizerFacts | None:
     return OPTIMIZERS.get(optimizer)
 
 
-def word_or_count(word: str, least: int = 1, zero_is_word: bool = False) -> Any:
-    """The type of a field that takes `word` or a whole number of at least `least`."""
+def word_or_count(word: str, *others: str, least: int = 1, zero_is_word: bool = False) -> Any:
+    """The type of a field that takes `word` (or another) or a whole number of at least `least`."""
+    words = (word, *others)
 
     def check(value: Any) -> Any:
-        if value == word:
-            return word
+        if value in words:
+            return value
         if isinstance(value, int) and not isinstance(value, bool):
             if value >= least:
                 return value
             if zero_is_word and value == 0:
                 return word
-        raise ValueError(f'must be a whole number of at least {least}, or "{word}"')
+        listed = " or ".join(f'"{w}"' for w in words)
+        raise ValueError(f"must be a whole number of at least {least}, or {listed}")
 
     return Annotated[int | str, BeforeValidator(check)]
 
@@ -213,7 +215,7 @@ class Run(Strict):
     eval_every: int = Field(1, ge=1)
     eval_batch_size: int = Field(256, ge=1)
     client_eval: bool = True
-    checkpoint_every: int = Field(25, ge=0)
+    checkpoint_every: int | None = Field(None, ge=0)
     keep_checkpoints: int = Field(2, ge=1)
     stragglers: float = Field(0.0, ge=0, le=1)
     drop_stragglers: bool = False
@@ -222,7 +224,7 @@ class Run(Strict):
 class Plan(Strict):
     """Where it runs; speed only."""
 
-    lanes: word_or_count("auto") = "auto"  # type: ignore[valid-type]
+    lanes: word_or_count("auto", "probe") = "auto"  # type: ignore[valid-type]
     devices: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     chunk: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     lowering: bool = True

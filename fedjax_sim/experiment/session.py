@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.engine.forecast import Forecast
 from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment import records as recording
 from fedjax_sim.experiment.checkpoint import Position
@@ -24,8 +26,10 @@ from fedjax_sim.experiment.prepare import Prepared, prepare
 from fedjax_sim.experiment.progress import Clock, OnProgress, Progress
 from fedjax_sim.experiment.records import Record
 from fedjax_sim.experiment.run_result import Run
-from fedjax_sim.experiment.settings import ConfigText, Settings, next_stop
+from fedjax_sim.experiment.settings import PROBE, ConfigText, Settings, checkpoint_rounds, next_stop
 from fedjax_sim.experiment.summary import summarize
+
+_CHECKPOINT_APART_S = 2.0
 
 
 class Session:
@@ -34,6 +38,7 @@ class Session:
     Attributes:
       prepared: everything bound; `prepared.settings` are the resolved settings.
       out: the run directory, or None.
+      notes: what a person should be told of how the plan was found.
     """
 
     def __init__(
@@ -80,9 +85,15 @@ class Session:
         with self._wide():
             if folder is not None and resume:
                 settings = folder.with_plan(settings)
-            self.prepared: Prepared = prepare(
-                recipe, task, federation, settings, init=init, sampler=sampler, hyper=hyper
+            ready = functools.partial(
+                prepare, recipe, task, federation, init=init, sampler=sampler, hyper=hyper
             )
+            self.notes: list[str] = []
+            if settings.lanes == PROBE:
+                from fedjax_sim.experiment.tuning import tuned
+
+                settings, *self.notes = tuned(ready, settings)
+            self.prepared: Prepared = ready(settings=settings)
             self._dispatch = Dispatch(self.prepared)
             if folder is not None:
                 text = config_of(config_text, self.prepared)
@@ -90,11 +101,17 @@ class Session:
         self._folder = folder
         self._records: list[Record] = []
         self._clock = Clock()
+        self._saved_s = 0.0
 
     @property
     def settings(self) -> Settings:
         """The resolved settings: cohort, lanes, devices and chunk are numbers."""
         return self.prepared.settings
+
+    @property
+    def forecast(self) -> Forecast:
+        """What the run will hold, in bytes by kind."""
+        return self._dispatch.forecast
 
     def run(self, on_progress: OnProgress | None = None) -> Run:
         """Train to the last round, or to where a number is no longer finite.
@@ -114,7 +131,8 @@ class Session:
                 self._folder.begin()
             tell(self._progress("compiling"))
             try:
-                self._dispatch.compile()
+                fresh = self._folder is None or not self._folder.restores
+                self._dispatch.compile(draw=fresh)
                 state = self._first_state()
                 state, status = self._train(state, tell, request)
                 result = self._finish(state, status)
@@ -133,6 +151,7 @@ class Session:
         self._clock = Clock(
             p.round, p.wall_time_s, p.client_steps, p.lane_steps, p.lane_steps_bound, begin
         )
+        self._saved_s = p.wall_time_s
         return self._dispatch.adopt(state)
 
     def _train(self, state: RunState, tell: OnProgress, request: Request) -> tuple[RunState, str]:
@@ -144,7 +163,7 @@ class Session:
             state, finite = self._chunk(state, stop - clock.round)
             if not finite:
                 return state, "diverged"
-            if _due(stop, settings):
+            if self._due(stop):
                 self._checkpoint(state)
             try:
                 tell(self._progress("training"))
@@ -153,7 +172,7 @@ class Session:
         return state, "done"
 
     def _chunk(self, state: RunState, rounds: int) -> tuple[RunState, bool]:
-        """One dispatch; its records are durable on return."""
+        """One dispatch; its records are with the operating system on return."""
         start, clock = time.perf_counter(), self._clock
         state, buffers = self._dispatch(state, rounds)
         finite = bool(buffers.pop("finite"))
@@ -171,12 +190,24 @@ class Session:
             self._folder.append(new)
         return state, finite and all(_sound(r) for r in new)
 
+    def _due(self, done: int) -> bool:
+        """Whether a checkpoint follows round `done`.
+
+        Where the user gave no number, one that would come too soon after the last is left out.
+        It would cost more than the rounds that it saves.
+        """
+        given, every = self.settings.checkpoint_every, checkpoint_rounds(self.settings)
+        if done == self.settings.rounds or every == 0 or done % every:
+            return done == self.settings.rounds
+        return given is not None or self._clock.seconds - self._saved_s >= _CHECKPOINT_APART_S
+
     def _checkpoint(self, state: RunState) -> None:
+        self._saved_s = self._clock.seconds
         if self._folder is None:
             return
         clock, settings = self._clock, self.settings
         size, digest = self._folder.written()
-        assert settings.lanes and settings.devices and settings.chunk
+        assert isinstance(settings.lanes, int) and settings.devices and settings.chunk
         position = Position(
             round=clock.round,
             metrics_bytes=size,
@@ -236,11 +267,6 @@ class Session:
         self._records, summary = self._folder.results()
         run = self._result(state, summary)
         return dataclasses.replace(run, finished_before=True, resumed_from=summary["rounds"])
-
-
-def _due(done: int, settings: Settings) -> bool:
-    every = settings.checkpoint_every
-    return done == settings.rounds or (every > 0 and done % every == 0)
 
 
 def _sound(record: Record) -> bool:

@@ -7,6 +7,11 @@ from collections.abc import Callable
 
 from fedjax_sim.core.checks import InputError, integer, number
 
+_CHECKPOINT_ROUNDS = 25
+
+PROBE = "probe"
+"""`lanes = "probe"`: time a few plans and take the fastest (`experiment/tuning.py`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -21,10 +26,12 @@ class Settings:
       eval_batch_size: examples an evaluation step.
       client_eval: evaluate on every client's own test examples where there are any.
       checkpoint_every: rounds between checkpoints; 0 is only at the end and on interruption.
+        None: 25, and none that would follow within 2 s of training after another.
       keep_checkpoints: how many checkpoints are kept, the newest ones.
       chunk: rounds a dispatch; records and progress appear once a chunk. None: chosen from
         the size of the work, at most 10, never from a timing.
-      lanes: clients at the same time on a device; None: chosen.
+      lanes: clients at the same time on a device; None: chosen by rule; `"probe"`: chosen by
+        timing a few plans, lanes and devices, whose answer is kept on disk.
       devices: devices of the mesh; None: all that the cohort can fill.
       lowering: rewrite slow operations of the local step; False runs the model as it is.
       float64: compute in float64 (data and task say their own dtypes).
@@ -38,10 +45,10 @@ class Settings:
     eval_every: int = 1
     eval_batch_size: int = 256
     client_eval: bool = True
-    checkpoint_every: int = 25
+    checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     chunk: int | None = None
-    lanes: int | None = None
+    lanes: int | str | None = None
     devices: int | None = None
     lowering: bool = True
     float64: bool = False
@@ -52,9 +59,14 @@ class Settings:
         integer("seed", self.seed, least=0, most=2**32 - 1)
         for name in ("rounds", "eval_every", "eval_batch_size", "keep_checkpoints"):
             integer(name, getattr(self, name), least=1, most=2**31 - 1)
-        integer("checkpoint_every", self.checkpoint_every, least=0, most=2**31 - 1)
+        if self.checkpoint_every is not None:
+            integer("checkpoint_every", self.checkpoint_every, least=0, most=2**31 - 1)
         for name in ("cohort", "chunk", "lanes", "devices"):
-            if getattr(self, name) is not None:
+            if name == "lanes" and isinstance(self.lanes, str):
+                if self.lanes != PROBE:
+                    remedy = 'must be a whole number, or "probe"'
+                    raise InputError("lanes", self.lanes, remedy)
+            elif getattr(self, name) is not None:
                 integer(name, getattr(self, name), least=1, most=2**31 - 1)
         number("stragglers", self.stragglers, least=0, most=1)
         for name in ("client_eval", "lowering", "float64", "drop_stragglers"):
@@ -69,9 +81,15 @@ def next_stop(done: int, settings: Settings, chunk: int) -> int:
     the last round), so that a resumed run dispatches what an undisturbed one would.
     """
     stops = [(done // chunk + 1) * chunk, settings.rounds]
-    if settings.checkpoint_every:
-        stops.append((done // settings.checkpoint_every + 1) * settings.checkpoint_every)
+    if every := checkpoint_rounds(settings):
+        stops.append((done // every + 1) * every)
     return min(stops)
+
+
+def checkpoint_rounds(settings: Settings) -> int:
+    """Rounds between places where a checkpoint may be; 0 for none."""
+    every = settings.checkpoint_every
+    return _CHECKPOINT_ROUNDS if every is None else every
 
 
 ConfigText = str | Callable[[Settings], str]

@@ -78,7 +78,7 @@ def best_metrics(records: list[Record]) -> dict[str, dict[str, Any]]:
     best: dict[str, dict[str, Any]] = {}
     for record in records:
         for name, value in record.items():
-            sign = _better(name)
+            sign = better(name)
             if sign == 0 or value is None or not math.isfinite(value):
                 continue
             if name not in best or sign * value > sign * best[name]["value"]:
@@ -86,7 +86,7 @@ def best_metrics(records: list[Record]) -> dict[str, dict[str, Any]]:
     return best
 
 
-def _better(name: str) -> int:
+def better(name: str) -> int:
     """1 where more is better, -1 where less is, 0 where neither can be said."""
     if any(word in name for word in _HIGHER_IS_BETTER):
         return 1

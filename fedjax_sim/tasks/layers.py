@@ -94,24 +94,17 @@ def conv(layer: dict[str, Array], x: Array, padding: str) -> Array:
 def max_pool_2x2(x: Array) -> Array:
     """Maximum over disjoint 2x2 windows of x `[B, H, W, C]`; `[B, H // 2, W // 2, C]`.
 
-    Four strided slices and `maximum`: its gradient is several times faster than that of
-    `reduce_window`. Where a window has ties the gradient is shared among them
-    (`reduce_window` gives it to the first). An odd last row or column is left out.
+    The stock operation: the engine's lowering recognises it and its gradient. An odd last
+    row or column is left out.
 
     Raises:
       InputError: when no whole window fits.
     """
-    n, h, w, c = x.shape
+    _, h, w, c = x.shape
     if min(h, w) < 2:
         raise InputError("x_shape", (h, w, c), "nothing is left to pool: images are too small")
-    rows, columns = h // 2 * 2, w // 2 * 2
-
-    def corner(i: int, j: int) -> Array:
-        end = (n, rows - 1 + i, columns - 1 + j, c)
-        return lax.slice(x, (0, i, j, 0), end, (1, 2, 2, 1))
-
-    top = jnp.maximum(corner(0, 0), corner(0, 1))
-    return jnp.maximum(top, jnp.maximum(corner(1, 0), corner(1, 1)))
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
 
 
 def as_images(x: Array) -> Array:

@@ -27,6 +27,15 @@ def test_the_server_has_the_reserved_id():
     np.testing.assert_array_equal(keys.words(ours), keys.words(direct))
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_fold_in_is_jax_s_own_bit_for_bit(impl):
+    for seed, data in itertools.product(range(4), (0, 1, 77, 2**31, 2**32 - 1)):
+        key = jax.random.key(seed, impl=impl)
+        want = jax.random.key_data(jax.random.fold_in(key, jnp.uint32(data)))
+        got = jax.random.key_data(keys.fold_in(key, jnp.uint32(data)))
+        np.testing.assert_array_equal(got, want, err_msg=f"seed {seed}, data {data}")
+
+
 def test_words_are_the_same_for_old_and_new_keys():
     np.testing.assert_array_equal(keys.words(jax.random.key(9)), keys.words(jax.random.PRNGKey(9)))
 

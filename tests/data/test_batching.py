@@ -1,6 +1,7 @@
 """The keyed bijection and the rules that turn examples into batches."""
 
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -202,6 +203,21 @@ def test_each_epoch_covers_every_example_once(federation, client, shuffle):
         assert seen == [mine.tolist()] * 3
     elif size == 23:
         assert len({tuple(s) for s in seen}) == 3
+
+
+@pytest.mark.parametrize("longest", [23, 2000])
+@pytest.mark.parametrize("rule", [Batches(epochs=3, size=4), Batches(steps=9, epochs=None, size=4)])
+def test_a_feed_hands_out_the_batches_of_every_step(federation, rule, longest):
+    """A short client's order is held whole, a long one's a step ahead: the same batches."""
+    data, words = dataclasses.replace(federation.client(2), longest=longest), draw(15, 1)[0]
+    feed = data.feed(rule, words)
+    whole = rule.most_steps(longest)
+    assert feed.rows.shape[0] == (whole if whole * 4 <= 256 else 1)
+    for t in range(9):
+        want = data.batch(rule, words, jnp.int32(t))
+        got, feed = data.next(rule, feed, jnp.int32(t))
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=f"step {t}")
 
 
 def test_topup_goes_on_in_the_same_stream(federation):

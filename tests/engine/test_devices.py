@@ -1,5 +1,7 @@
 """What shard_map gets wrong by default: summed gradients, and collectives inside the loop."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,13 @@ import pytest
 from helpers import cohort_of, quadratic_task, quick_jit, shards, softmax_data, softmax_task
 
 from fedjax_sim.aggregation.collect import collect
+from fedjax_sim.aggregation.mean import mean
 from fedjax_sim.clients.sgd import gradient, local
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.cohort import Work, run_cohort
-from fedjax_sim.engine.mesh import make_mesh, map_devices, merge_over
+from fedjax_sim.engine.mesh import make_mesh, map_devices, merge_over, place
 from fedjax_sim.engine.plan import Plan
 
 KEY = jax.random.key(0)
@@ -71,6 +74,26 @@ def test_no_collective_inside_the_lane_loop():
     assert ("while", False) in found
     assert any(is_collective(name) for name, _ in found), "the accumulators are never merged"
     assert not [name for name, inside in found if inside and is_collective(name)]
+
+
+def test_devices_meet_once_a_round():
+    """The compiler cuts nothing else up: one sum, of one vector, for a small model."""
+    task = softmax_task()
+    client = local(optax.sgd(0.1), Batches(size=4))(task)
+    work = Work(client, mean(), lambda sent, member: sent)
+
+    def run(cohort, data):
+        result = run_cohort(
+            lambda hyper: work, (), task.init(KEY), (), cohort, data,
+            key=KEY, plan=Plan(2, 2), mesh=make_mesh(2),
+        )  # fmt: skip
+        return result.acc.total, result.aux, result.executed
+
+    given = place((cohort_of([0, 1, 2]), softmax_data([3, 9, 5])), make_mesh(2))
+    text = quick_jit(run).lower(*given).compile().as_text()
+    met = re.findall(r" (all-reduce|all-gather|collective-permute|all-to-all)\(([^)]*)\)", text)
+    assert [name for name, _ in met] == ["all-reduce"]
+    assert len(met[0][1].split(",")) == 1
 
 
 def test_the_walk_sees_a_collective_inside_a_loop():

@@ -10,7 +10,14 @@ from oracles.softmax import loss, probabilities
 
 from fedjax_sim.algorithms.baselines import local_only
 from fedjax_sim.algorithms.fedavg import fedavg
-from fedjax_sim.engine.evaluate import evaluate_clients, evaluate_global, spread, windows
+from fedjax_sim.engine.evaluate import (
+    by_owner,
+    evaluate_clients,
+    evaluate_examples,
+    evaluate_global,
+    spread,
+    windows,
+)
 from fedjax_sim.engine.mesh import make_mesh
 from fedjax_sim.engine.plan import Plan
 
@@ -124,3 +131,34 @@ def test_windows_tile_a_test_set(n, width):
     covered = np.concatenate([np.arange(o, o + s) for o, s in zip(offsets, sizes, strict=True)])
     np.testing.assert_array_equal(covered, np.arange(n))
     assert sizes.max() <= width
+
+
+@pytest.mark.parametrize(("n", "width", "devices"), [(647, 256, 2), (7, 4, 3), (3, 8, 8)])
+def test_windows_are_dealt_evenly_to_devices(n, width, devices):
+    offsets, sizes = windows(n, width, devices)
+    assert sizes.sum() == n and sizes.max() <= width
+    assert len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]
+    if n == 647:
+        assert len(sizes) % devices == 0
+    np.testing.assert_array_equal(offsets, np.cumsum(sizes) - sizes)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_examples_of_a_shared_model_one_by_one_and_by_owner(x64, devices):
+    data, task = softmax_data([7, 0, 12, 4], seed=4), softmax_task(START)
+    n = data.x.shape[0]
+    offsets, sizes = windows(n, 5, devices)
+    cut = type(data)(data.x, data.y, jnp.int32(offsets), jnp.int32(sizes), longest=int(sizes.max()))
+    mesh = make_mesh(devices)
+    evaluate = quick_jit(
+        lambda m, d: evaluate_examples(task, m, d, plan=Plan(3, devices), mesh=mesh)
+    )
+    each = evaluate(task.init(KEY), cut)
+    x, y = np.asarray(data.x), np.asarray(data.y)
+    alone = np.array([by_hand(START, x[i : i + 1], y[i : i + 1]) for i in range(n)])
+    np.testing.assert_allclose(each["loss_sum"], alone[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(each["accuracy_sum"], alone[:, 1])
+    owner = jnp.repeat(jnp.arange(4), np.array([7, 0, 12, 4]))[: n - 4]
+    sums = by_owner(each, owner, 4)
+    np.testing.assert_array_equal(sums["loss_count"], [7, 0, 12, 0])
+    np.testing.assert_allclose(sums["loss_sum"][2], alone[7:19, 0].sum(), rtol=1e-12)

@@ -122,7 +122,13 @@ def test_the_resolved_plan_and_cohort_are_written() -> None:
     built = build(resolve({"run.cohort": "all"}))
     settings = dataclasses.replace(built.settings, lanes=3, devices=1, chunk=7)
     table = tomllib.loads(built.config_text(settings))
-    assert table["plan"] == {"lanes": 3, "devices": 1, "chunk": 7, "float64": False}
+    assert table["plan"] == {
+        "lanes": 3,
+        "devices": 1,
+        "chunk": 7,
+        "lowering": True,
+        "float64": False,
+    }
     assert table["run"]["cohort"] == 5
     assert table["task"] == {"name": "classification", "classes": 10, "label_smoothing": 0.0}
 
