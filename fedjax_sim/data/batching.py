@@ -128,16 +128,17 @@ class Batches:
 
     def most_steps(self, longest: int) -> int | None:
         """Local steps of the largest client, or None where that number is traced."""
-        by_epochs = self.epochs is not None and not isinstance(self.epochs, jax.Array)
-        if not by_epochs or isinstance(self.steps, jax.Array):
-            return None if isinstance(self.steps, jax.Array) else self.steps
+        epochs, steps = self.epochs, self.steps
+        if isinstance(steps, jax.Array):
+            return None
+        if epochs is None or isinstance(epochs, jax.Array):
+            return steps
         width = max(self.width(longest), 1)
-        most = (
-            -(-longest * self.epochs // width)
-            if self.last == "topup"
-            else (-(-longest // width) * self.epochs)
-        )
-        return most if self.steps is None else min(most, self.steps)
+        if self.last == "topup":
+            most = -(-longest * epochs // width)
+        else:
+            most = -(-longest // width) * epochs
+        return most if steps is None else min(most, steps)
 
     def positions(self, t: Array, size: Array, longest: int) -> tuple[Array, Array, Array]:
         """`(epoch, position in the epoch, mask)`, each `[B]`, of local step `t`."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from fedjax_sim.core.checks import InputError, integer
 
-# On a CPU, (parameters below, lanes): `benchmarks/lanes.py`, six sizes from 610 to 199,210.
+# On a CPU, (parameters below, lanes), by `benchmarks/lanes.py`; 8 in the middle row lies between 5
+# lanes, which were best at 17,210 parameters, and the row above. Its record is still to be made.
 _CPU_LANES = ((10_000, 32), (20_000, 8))
 _SHARE = 0.8  # of a device's memory that a chosen plan may fill
 
