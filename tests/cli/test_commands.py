@@ -69,7 +69,7 @@ def test_run_leaves_what_it_promises(workplace: Path, capsys: pytest.CaptureFixt
     assert {p.name for p in out.iterdir()} == names
     table = tomllib.loads((out / "config.toml").read_text())
     assert table["run"]["rounds"] == 3 and table["client"]["learning_rate"] == 0.05
-    assert table["plan"]["lanes"] == 3 and table["task"]["classes"] == 10
+    assert table["plan"]["lanes"] == 2 and table["task"]["classes"] == 10
     summary = json.loads((out / "summary.json").read_text())
     assert summary["facts"]["model"] == "mlp(8)" and summary["rounds"] == 3
     assert [r["round"] for r in records(out)] == [1, 2, 3]

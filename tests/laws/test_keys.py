@@ -45,7 +45,8 @@ def runner(lanes=1, devices=1):
     def run(round_index, cohort):
         result = run_cohort(
             lambda hyper: work, (), task.init(RUN), (), cohort, DATA,
-            key=keys.round_key(RUN, round_index), plan=Plan(lanes, devices), mesh=make_mesh(devices),
+            key=keys.round_key(RUN, round_index), plan=Plan(lanes, devices),
+            mesh=make_mesh(devices),
         )  # fmt: skip
         return result.acc.updates.params
 
