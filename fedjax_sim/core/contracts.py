@@ -20,7 +20,8 @@ class Task(NamedTuple):
       loss: `(key, Model, Batch) -> (mean loss over the batch's mask, new state)`; a batch
         whose mask is all False has loss 0 and gradient 0.
       predict: `(Model, x [B, ...]) -> outputs [B, ...]`, in evaluation mode.
-      metrics: `(outputs, Batch) -> {name: (sum, count)}`, float scalars over the mask.
+      metrics: `(outputs, Batch) -> {name: (sum, count)}`, float scalars, each a sum over the
+        examples of the mask.
     """
 
     init: Callable[..., Any]
