@@ -28,7 +28,7 @@ from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shard
 from fedjax_sim.experiment.settings import Settings
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
 
-_MOST_ROUNDS = 10
+_MOST_ROUNDS = 25
 _FLOPS = {"cpu": 5e9}
 _FLOPS_ACCELERATOR = 2e12
 
@@ -216,7 +216,7 @@ def _lane_room(
 
 
 def choose_chunk(model: PyTree, federation: Federation, cohort: int, settings: Settings) -> int:
-    """Rounds a dispatch: about a second of work by a rough forecast, 1 to 10, no timing.
+    """Rounds a dispatch: about a second of work by a rough forecast, 1 to 25, no timing.
 
     The forecast takes one pass over the cohort's examples at 6 P operations an example.
     """

@@ -29,7 +29,7 @@ class Settings:
         None: 25, and none that would follow within 2 s of training after another.
       keep_checkpoints: how many checkpoints are kept, the newest ones.
       chunk: rounds a dispatch; records and progress appear once a chunk. None: chosen from
-        the size of the work, at most 10, never from a timing.
+        the size of the work, at most 25, never from a timing.
       lanes: clients at the same time on a device; None: chosen by rule; `"probe"`: chosen by
         timing a few plans, lanes and devices, whose answer is kept on disk.
       devices: devices of the mesh; None: all that the cohort can fill.
