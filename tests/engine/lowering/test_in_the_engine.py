@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import Run, assert_trees_close, script, shards
 
 from fedjax_sim.algorithms.fedavg import fedavg
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.tasks import classifier, models
-from helpers import Run, assert_trees_close, script, shards
 
 SIZES = [7, 3, 12, 5, 9, 4]
 
