@@ -54,8 +54,9 @@ def chunk_records(
     own = [n for n in buffers if n not in probes | HIDDEN and n not in (*_FIRST, *_LAST)]
     order = [n for n in (*_FIRST, *sorted(probes), *_LAST, *sorted(own))]
     out: list[Record] = []
+    columns = {n: v[:rounds].tolist() for n, v in buffers.items()}
     for i in range(rounds):
-        row = {n: v[i].item() for n, v in buffers.items()}
+        row = {n: column[i] for n, column in columns.items()}
         row |= {n: row[each] * row["cohort_present"] for n, each in EACH.items() if each in row}
         keep = [n for n in order if n in row and (n not in probes or row["probed"])]
         wall = before + (after - before) * (i + 1) / rounds
