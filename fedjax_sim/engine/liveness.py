@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from fedjax_sim.engine.programs import scan_counts
+
 _CALLS = (
     *("pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
     *("remat2", "checkpoint", "custom_vmap_call", "shard_map"),
@@ -288,6 +290,6 @@ def _carried(step: _Step, body: _Block, name: str) -> set[int]:
         skip = step.eqn.params["body_nconsts"]
         return set(body.inputs[skip:])
     if name == "scan":
-        skip, carry = step.eqn.params["num_consts"], step.eqn.params["num_carry"]
+        skip, carry = scan_counts(step.eqn)
         return set(body.inputs[skip : skip + carry])
     return set()

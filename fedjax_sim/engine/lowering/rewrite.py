@@ -10,6 +10,7 @@ from jax.extend import core as jex
 
 from fedjax_sim.core.types import Array, PyTree
 from fedjax_sim.engine.lowering.rules import Replacement, Rules
+from fedjax_sim.engine.programs import scan_counts
 
 Jaxpr = Any  # jax.extend.core.Jaxpr
 ClosedJaxpr = Any
@@ -134,7 +135,7 @@ def _checkpoint(eqn: Any, inputs: list[Any], rules: Rules) -> Sequence[Any]:
 
 def _scan(eqn: Any, inputs: list[Any], rules: Rules) -> Sequence[Any]:
     p = eqn.params
-    n_consts, n_carry = p["num_consts"], p["num_carry"]
+    n_consts, n_carry = scan_counts(eqn)
     consts, init, xs = (
         inputs[:n_consts],
         inputs[n_consts : n_consts + n_carry],
