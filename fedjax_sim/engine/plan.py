@@ -23,7 +23,7 @@ class Plan:
     Attributes:
       lanes: clients worked on at the same time on a device.
       devices: devices of the mesh.
-      lowering: rewrite slow operations of the local step (`engine/lowering.py`).
+      lowering: rewrite slow operations of the local step (`engine/lowering/`).
     """
 
     lanes: int = 1
