@@ -6,6 +6,8 @@ from fedjax_sim.algorithms.fednova import fednova
 from fedjax_sim.algorithms.fedprox import fedprox
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.algorithms.median import median
+from fedjax_sim.algorithms.negative_curvature import negative_curvature
+from fedjax_sim.algorithms.perturbed import perturbed
 from fedjax_sim.algorithms.scaffold import scaffold
 
 __all__ = [
@@ -20,5 +22,7 @@ __all__ = [
     "fedyogi",
     "local_only",
     "median",
+    "negative_curvature",
+    "perturbed",
     "scaffold",
 ]

@@ -100,3 +100,19 @@ MEDIAN = Paper(
     2018,
     "1803.01498",
 )
+PERTURBED = Paper(
+    "jin2017escape",
+    "How to Escape Saddle Points Efficiently",
+    "Jin, Chi and Ge, Rong and Netrapalli, Praneeth and Kakade, Sham M. and Jordan, Michael I.",
+    "International Conference on Machine Learning (ICML)",
+    2017,
+    "1703.00887",
+)
+NEGATIVE_CURVATURE = Paper(
+    "carmon2018accelerated",
+    "Accelerated Methods for Nonconvex Optimization",
+    "Carmon, Yair and Duchi, John C. and Hinder, Oliver and Sidford, Aaron",
+    "SIAM Journal on Optimization",
+    2018,
+    "1611.00756",
+)

@@ -199,6 +199,34 @@ ALGORITHMS: dict[str, Entry] = {
         ("local steps", "robust"),
         server=True,
     ),
+    "perturbed": Entry(
+        _ALGORITHMS + "perturbed:perturbed",
+        "fedavg that adds noise where its update is small, to leave saddles",
+        {
+            "radius": Param(1e-2, "of the ball that noise is drawn from", low=0),
+            "threshold": Param(1e-3, "norm below which an update is small", low=0),
+            "wait": Param(50.0, "rounds without noise after a perturbation", low=0),
+        }
+        | _weighting("examples"),
+        papers.PERTURBED,
+        ("local steps", "saddles"),
+        server=True,
+    ),
+    "negative_curvature": Entry(
+        _ALGORITHMS + "negative_curvature:negative_curvature",
+        "gradient descent that leaves saddles along negative curvature; [client] is the server's",
+        {
+            "threshold": Param(1e-2, "norm below which a gradient is small", low=0),
+            "tolerance": Param(1e-2, "curvature above minus this counts as none", low=0),
+            "lipschitz": Param(1.0, "first guess of how fast the Hessian changes", above=0),
+            "probes": Param(20.0, "rounds spent on one direction at most", low=1),
+        }
+        | _weighting("examples"),
+        papers.NEGATIVE_CURVATURE,
+        ("gradient", "saddles", "second order"),
+        batches=False,
+        schedule=False,
+    ),
     "centralized": Entry(
         _ALGORITHMS + "baselines:centralized",
         "all data in one place: the upper end of most comparisons",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import Any, NoReturn
 
 from fedjax_sim.core.checks import InputError
 
 LISTS = ("algorithms", "datasets", "models", "partitions", "aggregators")
+_LATER = ("compare", "verdict")
+"""Verbs that describe themselves, in their own modules."""
 _SHORT = {"rounds": "run.rounds", "algorithm": "algorithm.name", "seed": "run.seed"}
 _RUN_OPTIONS = ("--help", "--out", *(f"--{short}" for short in _SHORT))
 
@@ -15,7 +18,7 @@ _RUN_EPILOG = """\
 overrides:
   Every field of an experiment can be set as --section.key VALUE (or =VALUE). Values are
   TOML; a bare word is text. Sections: data, data.partition, model, task, algorithm, client,
-  server, run, plan. A piece of your own is named "package.module:function".
+  server, run, diagnosis, policy, plan. A piece of your own is named "package.module:function".
 
 examples:
   fedjax-sim run
@@ -71,6 +74,8 @@ def make_parser() -> Parser:
     verbs.add_parser("doctor", help="versions, devices, data, cache: what works here")
     report = verbs.add_parser("report", help="draw a run's picture and print its table again")
     report.add_argument("folder", metavar="DIR", help="its folder")
+    for verb in _LATER:
+        importlib.import_module(f"fedjax_sim.cli.{verb}").add(verbs)
     return parser
 
 

@@ -183,6 +183,22 @@ def closing(to: Console, run: Any, out: Path) -> None:
             "client.learning_rate often helps; all records are kept.",
             style="bold red",
         )
+    for line in events_of(run.summary):
+        to.print(line, style="yellow")
+
+
+def events_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a run's policy did, a line an action."""
+    lines = []
+    for event in summary.get("policy", {}).get("events", ()):
+        why = event["verdict"] or "a number is not finite"
+        line = f"policy: round {event['round']:,}, {why}: {event['action']}"
+        if "factor" in event:
+            line += f", server steps x {event['factor']:g}"
+        if "back_to" in event:
+            line += f", back to round {event['back_to']:,}"
+        lines.append(line)
+    return lines
 
 
 def closing_of(

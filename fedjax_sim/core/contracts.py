@@ -73,8 +73,11 @@ class ServerUpdate(NamedTuple):
       init: `(Model, n_clients) -> S`.
       send: `(S) -> Sent`, once a round.
       receive: `(Sent, Member) -> received`, in the lane; computed anew, never carried.
-      update: `(S, Aggregate) -> S`; must keep S where `aggregate.weight` is 0.
+      update: `(S, Aggregate, key) -> S`; must keep S where `aggregate.weight` is 0; `key` is
+        the server's own of that round.
       model: `(S) -> Model`, the global model.
+      rescale: `(S, factor) -> S` multiplies the length of the server's steps from now on, or
+        None where it cannot be said what that would be.
     """
 
     init: Callable[..., Any]
@@ -82,6 +85,7 @@ class ServerUpdate(NamedTuple):
     receive: Callable[..., Any]
     update: Callable[..., Any]
     model: Callable[..., Any]
+    rescale: Callable[..., Any] | None = None
 
 
 class Sampler(NamedTuple):
@@ -112,6 +116,7 @@ class Algorithm(NamedTuple):
       personal: whether clients' models differ from the global one.
       global_model: `(server_state) -> Model`, or None where no model is shared.
       predict: `(Model, x) -> outputs`.
+      rescale: `(server_state, factor) -> server_state`, see `ServerUpdate`, or None.
     """
 
     init: Callable[..., Any]
@@ -121,3 +126,18 @@ class Algorithm(NamedTuple):
     personal: bool
     global_model: Callable[..., Any] | None
     predict: Callable[..., Any]
+    rescale: Callable[..., Any] | None = None
+
+
+class Watch(NamedTuple):
+    """Diagnosis inside the round loop: it reads what happens and changes nothing of it.
+
+    Attributes:
+      init: `(Model | None, n_clients) -> watch_state`, carried in the run's state.
+      observe: `(watch_state, Moment) -> (watch_state, {name: scalar})`, once a round. The
+        scalars join the round's records. A bool scalar named `X_measured` governs `X` and all
+        values whose names start with `X_`: they are recorded only where it is True.
+    """
+
+    init: Callable[..., Any]
+    observe: Callable[..., Any]

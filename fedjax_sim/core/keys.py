@@ -28,6 +28,8 @@ class Purpose(enum.IntEnum):
     INIT_ROW = 6
     NOISE = 7
     AGGREGATE = 8
+    SERVER = 9
+    DIAGNOSIS = 10
 
 
 def fold_in(key: Array, data: Array | int) -> Array:

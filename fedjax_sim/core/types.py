@@ -122,7 +122,31 @@ class Info(NamedTuple):
     Attributes:
       scalars: `{name: ()}`.
       rows: `{name: [K]}`, one value per cohort row; rows of absent members are 0.
+      trees: what an aggregator adds that is no scalar; a `Watch` may read it, no record does.
     """
 
     scalars: dict[str, Array]
     rows: dict[str, Array]
+    trees: dict[str, PyTree] = {}
+
+
+class Moment(NamedTuple):
+    """One round as a `Watch` sees it.
+
+    Attributes:
+      key: `fold_in(run, round)`.
+      round: int32, counted from 0.
+      before: the global model that the round started from, or None where none is shared.
+      after: the global model after the server's step, or None.
+      cohort: who took part.
+      info: what the round told.
+      data: all clients' training examples (`DeviceShards`).
+    """
+
+    key: Array
+    round: Array
+    before: Model | None
+    after: Model | None
+    cohort: Cohort
+    info: Info
+    data: PyTree

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from fedjax_sim.core import tree
+from fedjax_sim.core import keys, tree
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Algorithm, Task
 from fedjax_sim.core.types import Aggregate, Array, Cohort, Context, Info, Model, PyTree
@@ -16,6 +17,10 @@ from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.engine.cohort import CohortResult, Work, run_cohort
 from fedjax_sim.engine.compose import Parts, Recipe
 from fedjax_sim.engine.plan import Plan
+
+
+Panel: TypeAlias = Callable[[Parts, Array], Parts]
+"""`(parts, round) -> parts`: wraps a round's pieces to measure what passes through them."""
 
 
 class AlgorithmState(NamedTuple):
@@ -30,7 +35,9 @@ class AlgorithmState(NamedTuple):
     server: PyTree
 
 
-def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
+def bind(
+    recipe: Recipe, task: Task, plan: Plan, mesh: Mesh, *, panel: Panel | None = None
+) -> Algorithm:
     """An `Algorithm` from a recipe.
 
     Args:
@@ -38,6 +45,7 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
       task: what is learned.
       plan: lanes.
       mesh: `plan.devices` devices.
+      panel: measures inside the round, given its number (int32, from 0).
 
     Returns:
       `Algorithm` whose `init` takes `hyper` to override the recipe's numbers without
@@ -59,20 +67,24 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
     def init_row(key: Array, model: Model, state: AlgorithmState) -> PyTree:
         return parts(state).client(task).init(key, model)
 
-    def work_of(hyper: dict[str, Array]) -> Work:
+    def measured(hyper: dict[str, Array], round_index: Array) -> Parts:
         built = recipe.build(**hyper)
+        return built if panel is None else panel(built, round_index)
+
+    def work_of(given: tuple[dict[str, Array], Array]) -> Work:
+        built = measured(*given)
         return Work(built.client(task), built.aggregator, built.server.receive)
 
     def step(
         key: Array, state: AlgorithmState, rows: PyTree, cohort: Cohort, data: DeviceShards
     ) -> tuple[AlgorithmState, PyTree, Info]:
-        built = parts(state)
+        given = (state.hyper, cohort.round)
+        built = measured(*given)
         sent = built.server.send(state.server)
-        result = run_cohort(
-            work_of, state.hyper, sent, rows, cohort, data, key=key, plan=plan, mesh=mesh
-        )
+        result = run_cohort(work_of, given, sent, rows, cohort, data, key=key, plan=plan, mesh=mesh)
         aggregate = built.aggregator.finalize(result.acc)
-        server = built.server.update(state.server, aggregate)
+        own_key = keys.server_key(key, keys.Purpose.SERVER)
+        server = built.server.update(state.server, aggregate, own_key)
         info = _info(result, aggregate, cohort, sent, built)
         return AlgorithmState(state.hyper, tree.strong(server)), result.rows, info
 
@@ -81,6 +93,11 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
         if built.model_of is None:
             return built.server.model(state.server)
         return built.model_of(ctx, state.server, row, data)
+
+    def rescale(state: AlgorithmState, factor: Array) -> AlgorithmState:
+        change = parts(state).server.rescale
+        assert change is not None
+        return state._replace(server=tree.strong(change(state.server, factor)))
 
     trial = recipe.build(**recipe.hyper)
     return Algorithm(
@@ -91,6 +108,7 @@ def bind(recipe: Recipe, task: Task, plan: Plan, mesh: Mesh) -> Algorithm:
         personal=trial.model_of is not None,
         global_model=(lambda s: parts(s).server.model(s.server)) if trial.shared else None,
         predict=task.predict,
+        rescale=None if trial.server.rescale is None else rescale,
     )
 
 
@@ -116,7 +134,11 @@ def _info(
     if "loss_sum" in aux:
         count = jnp.sum(aux["loss_count"])
         scalars["train_loss"] = jnp.where(count > 0, jnp.sum(aux["loss_sum"]) / count, jnp.nan)
-    return Info(scalars | aggregate.aux, aux | {"steps": result.steps})
+    if isinstance(aggregate.update, Model):
+        scalars["update_norm"] = jnp.sqrt(tree.squared_norm(aggregate.update.params))
+    own = {n: v for n, v in aggregate.aux.items() if getattr(v, "ndim", None) == 0}
+    trees = {n: v for n, v in aggregate.aux.items() if n not in own}
+    return Info(scalars | own, aux | {"steps": result.steps}, trees)
 
 
 def _present(cohort: Cohort) -> Array:

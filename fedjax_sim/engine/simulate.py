@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_sim.core import keys, tree
-from fedjax_sim.core.contracts import Algorithm, Sampler
-from fedjax_sim.core.types import Array, Cohort, Info, Model, PyTree
+from fedjax_sim.core.contracts import Algorithm, Sampler, Watch
+from fedjax_sim.core.types import Array, Cohort, Info, Model, Moment, PyTree
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.engine import store
 
@@ -24,12 +24,17 @@ class RunState(NamedTuple):
       rows: client states `[N, ...]`, or `()`.
       sampler: the sampler's state.
       round: int32, rounds done.
+      sound: bool, False once a round came out with a number that is not finite; all else but
+        `round` is then what it was before that round.
+      watch: the state of diagnosis, or `()`.
     """
 
     algorithm: PyTree
     rows: PyTree
     sampler: PyTree
     round: Array
+    sound: Array
+    watch: PyTree = ()
 
 
 def init_run(
@@ -39,26 +44,77 @@ def init_run(
     model: Model,
     n_clients: int,
     hyper: dict[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> RunState:
     """The state before round 0; vmappable over `key` and `hyper`."""
     state = algorithm.init(key, model, n_clients, hyper)
     rows = store.init_rows(algorithm, key, model, state, n_clients)
-    round_index = jnp.zeros((), jnp.int32)
-    return tree.strong(RunState(state, rows, sampler.init(n_clients), round_index))
+    begun = RunState(
+        algorithm=state,
+        rows=rows,
+        sampler=sampler.init(n_clients),
+        round=jnp.zeros((), jnp.int32),
+        sound=jnp.ones((), bool),
+        watch=init_watch(algorithm, watch, state, n_clients),
+    )
+    return tree.strong(begun)
+
+
+def init_watch(algorithm: Algorithm, watch: Watch | None, state: PyTree, n_clients: int) -> PyTree:
+    """The state of diagnosis before its first round."""
+    return () if watch is None else watch.init(_shared(algorithm, state), n_clients)
+
+
+def _shared(algorithm: Algorithm, state: PyTree) -> Model | None:
+    return None if algorithm.global_model is None else algorithm.global_model(state)
 
 
 def run_round(
-    algorithm: Algorithm, sampler: Sampler, key: Array, state: RunState, data: DeviceShards
+    algorithm: Algorithm,
+    sampler: Sampler,
+    key: Array,
+    state: RunState,
+    data: DeviceShards,
+    watch: Watch | None = None,
 ) -> tuple[RunState, Cohort, Info]:
-    """One federated round: sample, gather, step, scatter, observe."""
+    """One federated round: sample, gather, step, observe, scatter.
+
+    A round whose model is not finite, or in which no client's loss is, is undone, and so is
+    every later one: the state stays the last good one, with `sound` False. Rounds are counted on, for where runs
+    share a program they share its draws, which come of the round.
+    """
     of_round = keys.round_key(key, state.round)
     draw = keys.server_key(of_round, keys.Purpose.SAMPLE)
     sampled, cohort = sampler.sample(draw, state.sampler, state.round)
     rows = store.gather(state.rows, cohort.members)
     after, new_rows, info = algorithm.step(of_round, state.algorithm, rows, cohort, data)
+    observed, watched = sampler.observe(sampled, cohort, info), state.watch
+    before, then = _shared(algorithm, state.algorithm), _shared(algorithm, after)
+    if watch is not None:
+        moment = Moment(of_round, state.round, before, then, cohort, info, data)
+        watched, seen = watch.observe(state.watch, moment)
+        info = info._replace(scalars=info.scalars | seen)
+    sound = state.sound & _finite(then, info)
+    new = (after, new_rows, observed, watched)
+    old = (state.algorithm, rows, state.sampler, state.watch)
+    after, new_rows, observed, watched = tree.where(sound, tree.strong(new), old)
     rows = store.scatter(state.rows, cohort.members, new_rows)
-    observed = sampler.observe(sampled, cohort, info)
-    return tree.strong(RunState(after, rows, observed, state.round + 1)), cohort, info
+    info = info._replace(scalars=info.scalars | {"sound": sound})
+    done = tree.strong(RunState(after, rows, observed, state.round + 1, sound, watched))
+    return done, cohort, info
+
+
+def _finite(model: Model | None, info: Info) -> Array:
+    """Whether a round's model is finite, and the loss of any of the clients that trained.
+
+    One client that is lost does not end a run whose aggregation leaves it out.
+    """
+    leaves = [x for x in jax.tree.leaves(model) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    checks = [jnp.all(jnp.isfinite(x)) for x in leaves]
+    if "loss_sum" in info.rows:
+        trained = info.rows["loss_count"] > 0
+        checks.append(jnp.any(trained & jnp.isfinite(info.rows["loss_sum"])) | ~jnp.any(trained))
+    return jnp.all(jnp.stack(checks)) if checks else jnp.ones((), bool)
 
 
 def make_simulate(
@@ -67,6 +123,7 @@ def make_simulate(
     *,
     chunk: int,
     probe: Callable[..., dict[str, Array]] | None = None,
+    watch: Watch | None = None,
 ) -> Callable[..., tuple[RunState, dict[str, Array]]]:
     """A function that runs up to `chunk` rounds.
 
@@ -76,6 +133,7 @@ def make_simulate(
       chunk: rows of the record buffers (static); the number of rounds is a traced bound.
       probe: `(key, RunState, data, probe_data) -> {name: scalar}`, run on the rounds that
         `probe_every` divides and on `last_round`; its records carry `probed`.
+      watch: diagnosis of every round.
 
     Returns:
       `(key, RunState, rounds, data, probe_data, probe_every, last_round) ->
@@ -109,8 +167,8 @@ def make_simulate(
         every: Array,
         last: Array,
     ) -> tuple[RunState, dict[str, Array]]:
-        state, _, info = run_round(algorithm, sampler, key, state, data)
-        due = (state.round % every == 0) | (state.round == last)
+        state, _, info = run_round(algorithm, sampler, key, state, data, watch)
+        due = ((state.round % every == 0) | (state.round == last)) & state.sound
         return state, info.scalars | probed(state, key, data, probe_data, due)
 
     def simulate(

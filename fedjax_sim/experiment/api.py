@@ -10,9 +10,10 @@ from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.run_result import Run
 from fedjax_sim.experiment.session import OnProgress, Progress, Session
-from fedjax_sim.experiment.settings import ConfigText, Settings
+from fedjax_sim.experiment.settings import ConfigText, Diagnosis, Settings
 
 
 def run(
@@ -40,6 +41,9 @@ def run(
     float64: bool = False,
     stragglers: float = 0.0,
     drop_stragglers: bool = False,
+    diagnosis: Diagnosis = Diagnosis(),  # noqa: B008 - frozen
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+    groups: Any = None,
 ) -> Run:
     """Train a recipe on a federation.
 
@@ -67,6 +71,11 @@ def run(
       float64: compute in float64.
       stragglers: chance that a member is a straggler.
       drop_stragglers: stragglers are absent.
+      diagnosis: what is watched: `Diagnosis(verdict=True, drift_every=10)`.
+      policy: what the run does about its own course, such as
+        `Policy(stop_on=("converged",))` or `Policy(on_trouble="restore")`.
+      groups: int `[N]`, each client's group, for diagnosis by group; those planted in the
+        federation by default.
 
     Returns:
       A `Run`.
@@ -91,9 +100,19 @@ def run(
         float64=float64,
         stragglers=stragglers,
         drop_stragglers=drop_stragglers,
+        diagnosis=diagnosis,
+        policy=policy,
     )
     session = Session(
-        recipe, task, federation, settings, out=out, init=init, sampler=sampler, hyper=hyper
+        recipe,
+        task,
+        federation,
+        settings,
+        out=out,
+        init=init,
+        sampler=sampler,
+        hyper=hyper,
+        groups=groups,
     )
     return session.run(_listener(progress))
 
@@ -110,6 +129,7 @@ def resume(
     init: Model | None = None,
     sampler: Sampler | None = None,
     hyper: dict[str, Any] | None = None,
+    groups: Any = None,
     progress: bool | OnProgress = False,
 ) -> Run:
     """Go on with the run in `out`, bitwise as if it had not been cut off.
@@ -128,6 +148,7 @@ def resume(
       init: see `run`.
       sampler: see `run`.
       hyper: see `run`.
+      groups: see `run`.
       progress: see `run`.
 
     Returns:
@@ -148,6 +169,7 @@ def resume(
         init=init,
         sampler=sampler,
         hyper=hyper,
+        groups=groups,
         resume=True,
     )
     return session.run(_listener(progress))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_sim.algorithms.batch_norm import batch_norm
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Task
 from fedjax_sim.data.federated import Federation, check_labels, check_shards
@@ -20,7 +21,8 @@ from fedjax_sim.experiment.build_task import make_model, make_task, model_table,
 from fedjax_sim.experiment.config import Experiment, Table
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK
 from fedjax_sim.experiment.sections import BATCH_FIELDS
-from fedjax_sim.experiment.settings import Settings
+from fedjax_sim.experiment.policy import Policy
+from fedjax_sim.experiment.settings import Diagnosis, Settings
 
 _PLAN_FIELDS = ("lanes", "devices", "chunk")
 
@@ -122,7 +124,8 @@ def make_recipe(experiment: Experiment) -> Recipe:
         values["batch_size"] = None if client.batch_size == "full" else client.batch_size
     makers = {"client": optimizers.maker("client", client, rounds=experiment.run.rounds)}
     if experiment.server is not None:
-        makers["server"] = optimizers.maker("server", experiment.server)
+        rounds = experiment.run.rounds
+        makers["server"] = optimizers.maker("server", experiment.server, rounds=rounds)
     if piece.is_own and not hasattr(builder, "__signature__"):
         made = {role: maker(**maker.numbers) for role, maker in makers.items()}
     else:
@@ -138,7 +141,16 @@ def make_recipe(experiment: Experiment) -> Recipe:
     if not isinstance(recipe, Recipe):
         remedy = f"must return a Recipe, and returned a {type(recipe).__name__}"
         raise InputError("algorithm.name", piece.name, remedy)
-    return recipe
+    return _under_policy(recipe, experiment)
+
+
+def _under_policy(recipe: Recipe, experiment: Experiment) -> Recipe:
+    """The recipe under the experiment's batch-norm policy."""
+    policy = experiment.client.batch_norm
+    if policy is None:
+        return recipe
+    values = {n: v for n, v in policy.model_dump().items() if n != "name" and v is not None}
+    return batch_norm(recipe, policy.name, rounds=experiment.run.rounds, **values)
 
 
 def _settings(experiment: Experiment, data: Federation) -> Settings:
@@ -149,6 +161,8 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
         raise InputError("run.cohort", cohort, remedy)
     values: dict[str, Any] = run.model_dump() | {"cohort": cohort}
     values |= {name: getattr(plan, name) for name in ("lowering", "float64")}
+    values["diagnosis"] = Diagnosis(**experiment.diagnosis.model_dump())
+    values["policy"] = Policy(**experiment.policy.model_dump())
     for name in _PLAN_FIELDS:
         value = getattr(plan, name)
         values[name] = None if value == "auto" else value

@@ -36,6 +36,7 @@ class Position:
       lanes: of the plan.
       devices: of the plan.
       chunk: rounds a dispatch.
+      course: what the run's policy knows, `policy.Course`; empty where none acts.
     """
 
     round: int
@@ -48,6 +49,7 @@ class Position:
     lanes: int
     devices: int
     chunk: int
+    course: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def to_arrays(state: PyTree) -> dict[str, np.ndarray]:

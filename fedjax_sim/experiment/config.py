@@ -1,7 +1,7 @@
 """Experiment files: read, overridden, validated once, and written out resolved.
 
 A file has the sections [data] with [data.partition], [model], [task], [algorithm], [client],
-[server], [run] and [plan]. `resolve` gives an `Experiment`; its `to_toml` alone runs again.
+[server], [run], [diagnosis], [policy] and [plan]. `resolve` gives an `Experiment`; its `to_toml` alone runs again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment import pieces, schema
 from fedjax_sim.experiment.messages import explain
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, Piece
-from fedjax_sim.experiment.sections import BATCH_FIELDS, Plan, Run
+from fedjax_sim.experiment.sections import BATCH_FIELDS, Diagnosis, Plan, Policy, Run
 
 DEFAULT = Path(__file__).with_name("default.toml")
 Table = dict[str, Any]
@@ -38,6 +38,8 @@ class Experiment:
       client: the validated [client].
       server: the validated [server], or None.
       run: the validated [run].
+      diagnosis: the validated [diagnosis].
+      policy: the validated [policy].
       plan: the validated [plan].
       notes: what a person should be told: keys that a renamed piece left behind.
     """
@@ -47,6 +49,8 @@ class Experiment:
     client: Any
     server: Any
     run: Run
+    diagnosis: Diagnosis
+    policy: Policy
     plan: Plan
     notes: tuple[str, ...] = ()
 
@@ -155,9 +159,17 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
         valid: Any = model.model_validate(kept)
     except ValidationError as error:
         raise explain(error, lambda loc: schema.accepted(model, loc)) from None
-    table = _tidy(valid.model_dump(exclude_none=True))
-    server = getattr(valid, "server", None)
-    return Experiment(table, found, valid.client, server, valid.run, valid.plan, tuple(notes))
+    return Experiment(
+        table=_tidy(valid.model_dump(exclude_none=True)),
+        pieces=found,
+        client=valid.client,
+        server=getattr(valid, "server", None),
+        run=valid.run,
+        diagnosis=valid.diagnosis,
+        policy=valid.policy,
+        plan=valid.plan,
+        notes=tuple(notes),
+    )
 
 
 def _at(table: Any, section: str) -> Table:

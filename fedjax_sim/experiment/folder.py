@@ -143,11 +143,12 @@ class Folder:
         notes = []
         if run.model is None:
             notes.append(f"no {files.FINAL}/: {run.summary['algorithm']} shares no model")
-        elif run.status == "done":
+        else:
             facts = run_result.model_facts(run.federation, run.summary)
             model_io.save_model(self.out / files.FINAL, run.model, facts)
-        else:
-            notes.append(f"no {files.FINAL}/: the model is not finite; see {files.CHECKPOINTS}/")
+        if run.model is not None and "good_rounds" in run.summary:
+            good = run.summary["good_rounds"]
+            notes.append(f"{files.FINAL}/ holds the last good model, that of round {good:,}")
         figure = run.plot()
         figure.savefig(self.out / files.CURVES, dpi=150)
         figure.clear()

@@ -64,10 +64,15 @@ def maker(role: str, section: Optimizer, *, rounds: int = 1) -> Maker:
         if section.weight_decay and not decays_itself:
             made = optax.chain(optax.add_decayed_weights(weight_decay), made)
         if schedule is not None and (schedule.name != "none" or schedule.warmup):
-            made = optax.chain(made, scale_by_round(factor(schedule, rounds)))
+            made = optax.chain(made, _by_round(role, factor(schedule, rounds)))
         return made
 
     return Maker(numbers, make)
+
+
+def _by_round(role: str, at: Callable[[Array], Array]) -> optax.GradientTransformation:
+    """A client is told the round; the server's optimizer steps once a round and counts."""
+    return scale_by_round(at) if role == "client" else optax.scale_by_schedule(at)
 
 
 def _taken(own: Any) -> dict[str, Any]:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 _INK, _GREY, _GRID = "#2b2d42", "#6c7086", "#e6e8ef"
 _BLUE, _GREEN, _ORANGE = "#2f6db3", "#3d9a50", "#e08214"
+_VERDICTS = {
+    "converged": _GREEN,
+    "converging": _BLUE,
+    "stagnating": _ORANGE,
+    "oscillating": _ORANGE,
+    "diverging": "#c0392b",
+}
 _SMOOTH_FROM = 40
 _GAP = 0.075
 _LOG_RANGE = 50.0
@@ -253,5 +260,10 @@ def _title(figure: Figure, summary: Mapping[str, Any], rounds: int) -> None:
     parts += [f"seed {summary['seed']}"] if "seed" in summary else []
     if summary.get("status", "done") != "done":
         parts.append(str(summary["status"]))
+    found = summary.get("verdict")
+    if found:
+        color = _VERDICTS.get(found["name"], _GREY)
+        words = {"ha": "right", "fontsize": 10, "fontweight": "bold", "color": color}
+        figure.text(0.988, 0.955, found["name"], **words)
     figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
     figure.text(0.012, 0.885, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from fedjax_sim.core import keys, tree
 from fedjax_sim.core.checks import InputError, number
-from fedjax_sim.core.contracts import Algorithm, Sampler, Task
+from fedjax_sim.core.contracts import Algorithm, Sampler, Task, Watch
 from fedjax_sim.core.types import Array, Model, PyTree
 from fedjax_sim.data.federated import Federation, check_shards
 from fedjax_sim.engine import mesh as meshes
@@ -24,6 +24,7 @@ from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.lane_shapes import lane_shapes
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
+from fedjax_sim.experiment import diagnosis
 from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
 from fedjax_sim.experiment.settings import Settings
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
@@ -50,6 +51,7 @@ class Prepared:
       init: the model to start from, or None.
       name: of the algorithm.
       recipe: the algorithm before it was bound.
+      watch: diagnosis inside the round loop, or None.
     """
 
     task: Task
@@ -64,6 +66,7 @@ class Prepared:
     init: Model | None
     name: str
     recipe: Recipe
+    watch: Watch | None = None
 
     @property
     def chunk(self) -> int:
@@ -92,20 +95,18 @@ class Prepared:
             model = self.task.init(keys.for_purpose(key, keys.Purpose.INIT_MODEL))
         model = tree.strong(model)
         n, numbers = self.federation.n_clients, self.hyper if hyper is None else hyper
-        return init_run(self.algorithm, self.sampler, key, model, n, numbers)
+        return init_run(self.algorithm, self.sampler, key, model, n, numbers, self.watch)
 
     def simulate(self) -> Callable[..., tuple[RunState, dict[str, Array]]]:
-        """The round loop with the probe, and a check that all is finite at its end."""
+        """The round loop with probe and diagnosis."""
         some = any(data is not None for data in self.evaluation)
-        inner = make_simulate(
-            self.algorithm, self.sampler, chunk=self.chunk, probe=self.probe if some else None
+        return make_simulate(
+            self.algorithm,
+            self.sampler,
+            chunk=self.chunk,
+            probe=self.probe if some else None,
+            watch=self.watch,
         )
-
-        def simulate(*args: Any) -> tuple[RunState, dict[str, Array]]:
-            state, records = inner(*args)
-            return state, records | {"finite": self._finite(state)}
-
-        return simulate
 
     def probe_names(self, state: RunState) -> list[str]:
         """Names that are recorded on evaluation rounds."""
@@ -119,13 +120,6 @@ class Prepared:
         made = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
         return jax.jit(made, inline=True)
 
-    def _finite(self, state: RunState) -> Array:
-        if self.algorithm.global_model is None:
-            return jnp.ones((), bool)
-        leaves = jax.tree.leaves(self.algorithm.global_model(state.algorithm))
-        checks = [jnp.all(jnp.isfinite(x)) for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-        return jnp.all(jnp.stack(checks)) if checks else jnp.ones((), bool)
-
 
 def prepare(
     recipe: Recipe,
@@ -136,6 +130,7 @@ def prepare(
     init: Model | None = None,
     sampler: Sampler | None = None,
     hyper: dict[str, Any] | None = None,
+    groups: Any = None,
 ) -> Prepared:
     """Check all input, bind recipe and task, choose the plan; compiles nothing.
 
@@ -147,6 +142,7 @@ def prepare(
       init: a model to start from.
       sampler: who takes part; uniform by default.
       hyper: numbers in place of the recipe's own.
+      groups: int `[N]`, each client's group, for diagnosis; the planted ones by default.
 
     Raises:
       InputError: naming the field.
@@ -166,7 +162,8 @@ def prepare(
         **_lane_room(recipe, bound, model, federation, sampler.size, settings),
     )
     mesh = meshes.make_mesh(plan.devices)
-    algorithm = bind(recipe, bound, plan, mesh)
+    of_client = diagnosis.groups_of(federation, groups)
+    algorithm = bind(recipe, bound, plan, mesh, panel=diagnosis.panel_of(settings, of_client))
     resolved = dataclasses.replace(
         settings,
         cohort=sampler.size,
@@ -187,6 +184,7 @@ def prepare(
         init=None if init is None else _start(init, model),
         name=recipe.name,
         recipe=recipe,
+        watch=diagnosis.watch_of(settings, bound, plan, mesh, of_client),
     )
 
 

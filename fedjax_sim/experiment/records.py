@@ -24,7 +24,8 @@ Record = dict[str, Any]
 # Scalars of a round that are not recorded under their own names.
 _TOTALS = ("lane_steps", "lane_steps_bound")
 EACH = {"uplink_bytes": "uplink_bytes_each", "downlink_bytes": "downlink_bytes_each"}
-HIDDEN = {*_TOTALS, *EACH.values(), "probed", "finite", "total_weight"}
+HIDDEN = {*_TOTALS, *EACH.values(), "probed", "sound", "total_weight"}
+_MEASURED = "_measured"
 _FIRST = ("train_loss",)
 _LAST = ("uplink_bytes", "downlink_bytes", "cohort_present", "client_steps")
 
@@ -40,7 +41,8 @@ def chunk_records(
     """Records of one dispatch.
 
     Args:
-      buffers: `{name: [chunk]}` from the device; rows beyond `rounds` are ignored.
+      buffers: `{name: [chunk]}` from the device; rows beyond `rounds` are ignored. A flag
+        `X_measured` governs `X` and what starts with `X_` (`core.contracts.Watch`).
       probes: names that count only on rounds marked `probed`.
       first_round: round number (from 1) of row 0.
       rounds: rounds that ran.
@@ -51,18 +53,33 @@ def chunk_records(
       bytes a client times `cohort_present`.
     """
     probes, (before, after) = set(probes), seconds
-    own = [n for n in buffers if n not in probes | HIDDEN and n not in (*_FIRST, *_LAST)]
+    flags = dict.fromkeys(probes, "probed") | flags_of(buffers)
+    hidden = {*probes, *HIDDEN, *_FIRST, *_LAST, *flags.values()}
+    own = [n for n in buffers if n not in hidden]
     order = [n for n in (*_FIRST, *sorted(probes), *_LAST, *sorted(own))]
     out: list[Record] = []
     columns = {n: v[:rounds].tolist() for n, v in buffers.items()}
     for i in range(rounds):
         row = {n: column[i] for n, column in columns.items()}
         row |= {n: row[each] * row["cohort_present"] for n, each in EACH.items() if each in row}
-        keep = [n for n in order if n in row and (n not in probes or row["probed"])]
+        keep = [n for n in order if n in row and (n not in flags or row[flags[n]])]
         wall = before + (after - before) * (i + 1) / rounds
         record = {"round": first_round + i, "wall_time_s": round(wall, 6)}
         out.append(_finite(record | {n: row[n] for n in keep}))
     return out
+
+
+def flags_of(names: Iterable[str]) -> dict[str, str]:
+    """`{name: flag}` of the values that a flag `X_measured` governs: `X` and every `X_...`."""
+    names = list(names)
+    flags = [n for n in names if n.endswith(_MEASURED)]
+    stems = {flag: flag.removesuffix(_MEASURED) for flag in flags}
+    return {
+        n: flag
+        for flag, stem in stems.items()
+        for n in names
+        if n not in flags and (n == stem or n.startswith(f"{stem}_"))
+    }
 
 
 def lane_totals(buffers: Mapping[str, np.ndarray], rounds: int) -> dict[str, int]:

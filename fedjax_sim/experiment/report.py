@@ -42,7 +42,38 @@ def closing_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, An
 
 def tables(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[Table]:
     """The closing table as rich renderables: metrics, then costs."""
-    return [_metrics(records, summary), _costs(summary)]
+    found = summary.get("verdict")
+    shown = [_metrics(records, summary), _costs(summary)]
+    return [*shown, verdict_lines(found)] if found else shown
+
+
+COLORS = {
+    "converged": "green",
+    "converging": "cyan",
+    "stagnating": "yellow",
+    "oscillating": "yellow",
+    "diverging": "red",
+}
+"""Of the verdicts; `too early to say` has none."""
+
+
+def verdict_lines(found: Mapping[str, Any]) -> Table:
+    """A verdict as it closes a run: its name and sentence, and what to do where all is not well.
+
+    Args:
+      found: `summary["verdict"]`.
+    """
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    color = COLORS.get(found["name"], "default")
+    table.add_row("verdict", f"[bold {color}]{found['name']}[/]: {found['sentence']}")
+    for name in ("cause", "remedy"):
+        if found.get(name) and found["name"] not in ("converged", "converging"):
+            table.add_row(name, found[name])
+    return table
 
 
 def _metrics(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Table:

@@ -12,14 +12,18 @@ from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK
 from fedjax_sim.experiment.sections import (
     BATCH_FIELDS,
     Client,
+    Diagnosis,
     Optimizer,
     Plan,
+    Policy,
     Run,
     Server,
     Strict,
 )
 
-SECTIONS = ("data", "model", "task", "algorithm", "client", "run", "plan")
+SECTIONS = (
+    *("data", "model", "task", "algorithm", "client", "run", "diagnosis", "policy", "plan"),
+)
 _PARTITION_DEFAULTS = {"clients": 100, "alpha": 0.3}
 _METRICS: dict[str, Any] = {"metrics": (list[str], [])}
 
@@ -42,6 +46,8 @@ def experiment_model(raw: Mapping[str, Any], found: Mapping[str, Piece]) -> type
         "client": (_client_model(entry), ...),
         "server": (Server | None, None),
         "run": (Run, ...),
+        "diagnosis": (Diagnosis, ...),
+        "policy": (Policy, ...),
         "plan": (Plan, ...),
     }
     if not entry.server:

@@ -148,7 +148,9 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 class Schedule(Strict):
-    """How the client's rate follows the round: a factor on what the optimizer asks for.
+    """How a rate follows the round: a factor on what the optimizer asks for.
+
+    At the server rounds in which nobody reports do not count.
 
     Attributes:
       name: which.
@@ -179,6 +181,45 @@ def _as_schedule(value: Any) -> Any:
     return takes | table
 
 
+_POLICIES: dict[str, dict[str, Any]] = {
+    "average": {},
+    "local": {},
+    "frozen": {"after": 10, "affine": False},
+    "recalibrated": {"every": 0},
+}
+
+
+class BatchNorm(Strict):
+    """What is done with batch norms; see `algorithms.batch_norm`.
+
+    Attributes:
+      name: which policy.
+      after: `frozen`: rounds that train on batch statistics first.
+      affine: `frozen`: scales and biases stay too.
+      every: `recalibrated`: the last rounds of each block of so many calibrate, and not only
+        those of the run; 0 for none.
+    """
+
+    name: Literal["average", "local", "frozen", "recalibrated"] = "average"
+    after: int | None = Field(None, ge=0)
+    affine: bool | None = None
+    every: int | None = Field(None, ge=0)
+
+
+def _as_policy(value: Any) -> Any:
+    """`"local"` as a table, defaults put in; keys of another policy are refused."""
+    table = {"name": value} if isinstance(value, str) else value
+    if not isinstance(table, dict):
+        return table
+    name = table.get("name", "average")
+    takes = _POLICIES.get(name, {}) if isinstance(name, str) else {}
+    for key in table if name in _POLICIES else ():
+        if key in BatchNorm.model_fields and key not in {*takes, "name"}:
+            owner = next(n for n, keys in _POLICIES.items() if key in keys)
+            raise ValueError(f"{name} takes no {key}; {owner} does")
+    return takes | table
+
+
 class Client(Optimizer):
     """Local training of one client in one round."""
 
@@ -188,6 +229,7 @@ class Client(Optimizer):
     last: Literal["partial", "drop", "topup"] = "partial"
     shuffle: bool = True
     schedule: Annotated[Schedule, BeforeValidator(_as_schedule)] = Schedule.model_validate({})
+    batch_norm: Annotated[BatchNorm | None, BeforeValidator(_as_policy)] = None
 
     @field_validator("steps")
     @classmethod
@@ -204,6 +246,7 @@ class Server(Optimizer):
     """The server's optimizer; sgd at rate 1 is plain averaging."""
 
     learning_rate: float = Field(1.0, gt=0)
+    schedule: Annotated[Schedule | None, BeforeValidator(_as_schedule)] = None
 
 
 class Run(Strict):
@@ -229,3 +272,20 @@ class Plan(Strict):
     chunk: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     lowering: bool = True
     float64: bool = False
+
+
+class Diagnosis(Strict):
+    """What is watched while a run trains; see `settings.Diagnosis`."""
+
+    verdict: bool = True
+    drift_every: int = Field(10, ge=0)
+
+
+class Policy(Strict):
+    """What a run does about its own course; see `policy.Policy`."""
+
+    stop_on: list[Literal["converged", "stagnating", "oscillating", "diverging"]] = []
+    patience: int = Field(20, ge=1)
+    on_trouble: Literal["go_on", "stop", "cut", "restore"] = "go_on"
+    cut: float = Field(0.5, gt=0, lt=1)
+    most_cuts: int = Field(3, ge=1)

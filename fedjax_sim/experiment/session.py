@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Model
@@ -19,9 +20,12 @@ from fedjax_sim.engine.forecast import Forecast
 from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment import records as recording
 from fedjax_sim.experiment.checkpoint import Position
+from fedjax_sim.experiment.diagnosis import judge
 from fedjax_sim.experiment.dispatch import Dispatch
 from fedjax_sim.experiment.folder import Folder, config_of
 from fedjax_sim.experiment.interrupt import Interrupted, Request, listen
+from fedjax_sim.experiment.keeper import Keeper
+from fedjax_sim.experiment.policy import GO_ON, STOP
 from fedjax_sim.experiment.prepare import Prepared, prepare
 from fedjax_sim.experiment.progress import Clock, OnProgress, Progress
 from fedjax_sim.experiment.records import Record
@@ -54,6 +58,7 @@ class Session:
         init: Model | None = None,
         sampler: Sampler | None = None,
         hyper: dict[str, Any] | None = None,
+        groups: Any = None,
         resume: bool = False,
     ) -> None:
         """Check all input and trace the program; nothing is written or compiled.
@@ -70,6 +75,7 @@ class Session:
           init: a model to start from.
           sampler: who takes part; uniform by default.
           hyper: numbers in place of the recipe's own.
+          groups: int `[N]`, each client's group, for diagnosis.
           resume: go on with the run in `out`, with the plan that it began with.
 
         Raises:
@@ -86,7 +92,14 @@ class Session:
             if folder is not None and resume:
                 settings = folder.with_plan(settings)
             ready = functools.partial(
-                prepare, recipe, task, federation, init=init, sampler=sampler, hyper=hyper
+                prepare,
+                recipe,
+                task,
+                federation,
+                init=init,
+                sampler=sampler,
+                hyper=hyper,
+                groups=groups,
             )
             self.notes: list[str] = []
             if settings.lanes == PROBE:
@@ -95,13 +108,15 @@ class Session:
                 settings, *self.notes = tuned(ready, settings)
             self.prepared: Prepared = ready(settings=settings)
             self._dispatch = Dispatch(self.prepared)
+            policy = self.settings.policy
+            self._keeper = Keeper(policy, self.prepared, judge) if policy.acts else None
             if folder is not None:
                 text = config_of(config_text, self.prepared)
-                folder.identify(self.prepared, self._dispatch.shapes, text)
+                folder.identify(self.prepared, self._kept_shapes, text)
         self._folder = folder
         self._records: list[Record] = []
         self._clock = Clock()
-        self._saved_s = 0.0
+        self._saved_s, self._sound = 0.0, True
 
     @property
     def settings(self) -> Settings:
@@ -143,10 +158,16 @@ class Session:
             return result
 
     def _first_state(self) -> RunState:
-        found = None if self._folder is None else self._folder.restore(self._dispatch.shapes)
+        found = None if self._folder is None else self._folder.restore(self._kept_shapes)
         if found is None:
-            return self._dispatch.first_state()
+            state = self._dispatch.first_state()
+            if self._keeper is not None:
+                self._keeper.begin(state)
+            return state
         state, p, self._records = found
+        if self._keeper is not None:
+            state, best = state
+            self._keeper.take_up(p.course, best)
         begin = (p.round, p.wall_time_s, p.client_steps)
         self._clock = Clock(
             p.round, p.wall_time_s, p.client_steps, p.lane_steps, p.lane_steps_bound, begin
@@ -160,10 +181,10 @@ class Session:
             if request.stop:
                 raise self._stop(state)
             stop = next_stop(clock.round, settings, self.prepared.chunk)
-            state, finite = self._chunk(state, stop - clock.round)
-            if not finite:
-                return state, "diverged"
-            if self._due(stop):
+            state, ending = self._chunk(state, stop - clock.round)
+            if ending:
+                return state, ending
+            if self._due(clock.round):
                 self._checkpoint(state)
             try:
                 tell(self._progress("training"))
@@ -171,24 +192,62 @@ class Session:
                 raise self._stop(state) from None
         return state, "done"
 
-    def _chunk(self, state: RunState, rounds: int) -> tuple[RunState, bool]:
-        """One dispatch; its records are with the operating system on return."""
+    def _chunk(self, state: RunState, rounds: int) -> tuple[RunState, str]:
+        """One dispatch; its records are with the operating system on return.
+
+        Returns:
+          The state to go on from, and how the run ends here, or "".
+        """
         start, clock = time.perf_counter(), self._clock
         state, buffers = self._dispatch(state, rounds)
-        finite = bool(buffers.pop("finite"))
+        good = int(buffers["sound"][:rounds].sum())
+        self._sound = good == rounds
+        done = min(good + 1, rounds)
         seconds = time.perf_counter() - start
         new = recording.chunk_records(
             buffers,
             self._dispatch.probes,
             first_round=clock.round + 1,
-            rounds=rounds,
+            rounds=done,
             seconds=(clock.seconds, clock.seconds + seconds),
         )
-        clock.add(rounds, seconds, new, recording.lane_totals(buffers, rounds))
+        lanes = recording.lane_totals(buffers, done)
+        if self._sound:
+            self._add(new, seconds, lanes)
+        else:
+            # The checkpoint of the last good state counts the records up to it and no more.
+            self._add(new[:good], seconds, lanes)
+            round_index = jnp.asarray(clock.round, jnp.int32)
+            state = state._replace(round=round_index, sound=jnp.ones((), bool))
+            self._checkpoint(state)
+            self._add(new[good:], 0.0, {})
+        return self._judge(state, done)
+
+    def _add(self, new: list[Record], seconds: float, lanes: dict[str, int]) -> None:
+        self._clock.add(len(new), seconds, new, lanes)
         self._records += new
         if self._folder is not None:
             self._folder.append(new)
-        return state, finite and all(_sound(r) for r in new)
+
+    def _judge(self, state: RunState, new: int) -> tuple[RunState, str]:
+        """Let the policy act on the newest rounds."""
+        if self._keeper is None:
+            return state, "" if self._sound else "diverged"
+        after, action = self._keeper.after(state, self._records, new, sound=self._sound)
+        if action == STOP:
+            return state, "stopped" if self._sound else "diverged"
+        return (state if action == GO_ON else self._dispatch.adopt(after)), ""
+
+    def _kept(self, state: Any) -> Any:
+        """What a checkpoint holds: the state, and the best one where a policy keeps it."""
+        return state if self._keeper is None else (state, self._keeper.best)
+
+    @property
+    def _kept_shapes(self) -> Any:
+        shapes = self._dispatch.shapes
+        if self._keeper is None:
+            return shapes
+        return (shapes, shapes if self._keeper.keeps_best else None)
 
     def _due(self, done: int) -> bool:
         """Whether a checkpoint follows round `done`.
@@ -200,6 +259,12 @@ class Session:
         if done == self.settings.rounds or every == 0 or done % every:
             return done == self.settings.rounds
         return given is not None or self._clock.seconds - self._saved_s >= _CHECKPOINT_APART_S
+
+    @property
+    def _good_rounds(self) -> int | None:
+        """Rounds done in the state that is kept, where the last was undone; else None."""
+        lost = bool(self._records) and not self._sound
+        return len(self._records) - 1 if lost else None
 
     def _checkpoint(self, state: RunState) -> None:
         self._saved_s = self._clock.seconds
@@ -219,8 +284,10 @@ class Session:
             lanes=settings.lanes,
             devices=settings.devices,
             chunk=settings.chunk,
+            course={} if self._keeper is None else self._keeper.facts(),
         )
-        self._folder.checkpoint(jax.device_get(state), position, keep=settings.keep_checkpoints)
+        kept = self._kept(state)
+        self._folder.checkpoint(jax.device_get(kept), position, keep=settings.keep_checkpoints)
 
     def _stop(self, state: RunState) -> Interrupted:
         self._checkpoint(state)
@@ -238,6 +305,8 @@ class Session:
             totals=self._clock.totals(),
             compile_seconds=self._dispatch.compile_seconds,
             facts=self._facts,
+            good_rounds=self._good_rounds,
+            course=None if self._keeper is None else self._keeper.course,
         )
         run = self._result(state, summary)
         if self._folder is None:
@@ -262,13 +331,11 @@ class Session:
 
     def _finished_before(self) -> Run:
         assert self._folder is not None
-        found = self._folder.restore(self._dispatch.shapes)
-        state = None if found is None else self._dispatch.adopt(found[0])
+        found = self._folder.restore(self._kept_shapes)
+        kept = None if found is None else found[0]
+        if kept is not None and self._keeper is not None:
+            kept = kept[0]
+        state = None if kept is None else self._dispatch.adopt(kept)
         self._records, summary = self._folder.results()
         run = self._result(state, summary)
         return dataclasses.replace(run, finished_before=True, resumed_from=summary["rounds"])
-
-
-def _sound(record: Record) -> bool:
-    """Whether a record is of a run that goes on; a round without a step has no loss."""
-    return "train_loss" not in record.get("nonfinite", ()) or record.get("client_steps") == 0

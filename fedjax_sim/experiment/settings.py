@@ -6,11 +6,30 @@ import dataclasses
 from collections.abc import Callable
 
 from fedjax_sim.core.checks import InputError, integer, number
+from fedjax_sim.experiment.policy import Policy
 
 _CHECKPOINT_ROUNDS = 25
 
 PROBE = "probe"
 """`lanes = "probe"`: time a few plans and take the fastest (`experiment/tuning.py`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What is watched while a run trains.
+
+    Attributes:
+      verdict: keep what the verdict is drawn from, and give one at the end.
+      drift_every: rounds between two readings of the drift panel; 0 for none.
+    """
+
+    verdict: bool = True
+    drift_every: int = 10
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.verdict, bool):
+            raise InputError("diagnosis.verdict", self.verdict, "must be true or false")
+        integer("diagnosis.drift_every", self.drift_every, least=0, most=2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +56,8 @@ class Settings:
       float64: compute in float64 (data and task say their own dtypes).
       stragglers: chance that a member of a cohort is a straggler.
       drop_stragglers: stragglers are absent instead of doing part of their steps.
+      diagnosis: what is watched.
+      policy: what the run does about its own course.
     """
 
     rounds: int = 100
@@ -54,6 +75,8 @@ class Settings:
     float64: bool = False
     stragglers: float = 0.0
     drop_stragglers: bool = False
+    diagnosis: Diagnosis = Diagnosis()
+    policy: Policy = Policy()
 
     def __post_init__(self) -> None:
         integer("seed", self.seed, least=0, most=2**32 - 1)
@@ -72,17 +95,21 @@ class Settings:
         for name in ("client_eval", "lowering", "float64", "drop_stragglers"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(name, getattr(self, name), "must be true or false")
+        for name, kind in (("diagnosis", Diagnosis), ("policy", Policy)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(name, getattr(self, name), f"must be a {kind.__name__}")
 
 
 def next_stop(done: int, settings: Settings, chunk: int) -> int:
     """Where the dispatch that starts after round `done` ends.
 
-    Stops are absolute round numbers (multiples of `chunk` and of `checkpoint_every`, and
-    the last round), so that a resumed run dispatches what an undisturbed one would.
+    Stops are absolute round numbers (multiples of `chunk`, of `checkpoint_every`, of
+    `eval_every` where a policy acts, and the last round), so that a resumed run dispatches what an undisturbed one would.
     """
     stops = [(done // chunk + 1) * chunk, settings.rounds]
-    if every := checkpoint_rounds(settings):
-        stops.append((done // every + 1) * every)
+    every = settings.eval_every if settings.policy.acts else 0
+    for step in filter(None, (checkpoint_rounds(settings), every)):
+        stops.append((done // step + 1) * step)
     return min(stops)
 
 

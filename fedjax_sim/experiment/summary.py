@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 
+from fedjax_sim.experiment import diagnosis
+from fedjax_sim.experiment.direction import better
+from fedjax_sim.experiment.policy import Course
 from fedjax_sim.experiment.prepare import Prepared
 from fedjax_sim.experiment.records import Record
 
-_HIGHER_IS_BETTER = ("accuracy",)
 _NOT_MEASURED = {"round", "wall_time_s", "nonfinite"}
 
 
@@ -25,16 +27,20 @@ def summarize(
     totals: dict[str, Any],
     compile_seconds: float,
     facts: dict[str, Any],
+    good_rounds: int | None = None,
+    course: Course | None = None,
 ) -> dict[str, Any]:
     """What `summary.json` holds.
 
     Args:
       prepared: the run.
       records: all of its rounds.
-      status: `done`, or `diverged`.
+      status: `done`, `stopped` by a policy, or `diverged`.
       totals: `seconds`, `client_steps`, `lane_steps`, `lane_steps_bound` of the whole run.
       compile_seconds: of this process.
       facts: JSON-ready values of the caller's, kept under `facts`.
+      good_rounds: rounds done in the model that is kept, where a later one was not finite.
+      course: what a policy did.
     """
     seconds, steps = totals["seconds"], totals["client_steps"]
     summary: dict[str, Any] = {
@@ -59,6 +65,12 @@ def summarize(
     if totals["lane_steps"]:
         summary["lane_efficiency"] = steps / totals["lane_steps"]
         summary["lane_efficiency_bound"] = steps / max(totals["lane_steps_bound"], 1)
+    if good_rounds is not None:
+        summary["good_rounds"] = good_rounds
+    if course is not None:
+        summary["policy"] = {"cuts": course.cuts, "events": list(course.events)}
+    if prepared.settings.diagnosis.verdict and records:
+        summary["verdict"] = diagnosis.of_records(records, diagnosis.facts_of(prepared))
     for name in ("uplink_bytes", "downlink_bytes"):
         if records and name in records[0]:
             summary[f"total_{name}"] = sum(r[name] for r in records)
@@ -84,13 +96,6 @@ def best_metrics(records: list[Record]) -> dict[str, dict[str, Any]]:
             if name not in best or sign * value > sign * best[name]["value"]:
                 best[name] = {"value": value, "round": record["round"]}
     return best
-
-
-def better(name: str) -> int:
-    """1 where more is better, -1 where less is, 0 where neither can be said."""
-    if any(word in name for word in _HIGHER_IS_BETTER):
-        return 1
-    return -1 if "loss" in name or name.endswith(("mse", "mae")) else 0
 
 
 def peak_memory() -> dict[str, int]:

@@ -135,7 +135,7 @@ class SweepDispatch:
           rounds: only the first ones, for a probe.
 
         Returns:
-          `{name: [runs, R]}`, block after block; `finite` is `[runs]`.
+          `{name: [runs, R]}`, block after block.
         """
         at, counts = self._deal(wave)
         cut = meshes.dealt(self._mesh)
@@ -156,9 +156,7 @@ class SweepDispatch:
             pieces.append(self._take(records, wave, at, many))
             done += many
             told(done)
-        finite = [piece.pop("finite") for piece in pieces][-1]
-        whole = {n: np.concatenate([p[n] for p in pieces], axis=1) for n in pieces[0]}
-        return whole | {"finite": finite}
+        return {n: np.concatenate([p[n] for p in pieces], axis=1) for n in pieces[0]}
 
     def _next_rounds(self, done: int, deep: int) -> int:
         """All rounds at once where they take seconds; few at first where nothing is known."""
@@ -200,8 +198,7 @@ class SweepDispatch:
         """`{name: [runs, rounds]}` of the slots that held something."""
         row = np.concatenate([[slot] * len(b.settings) for slot, b in zip(at, wave, strict=True)])
         column = np.concatenate([np.arange(len(b.settings)) for b in wave])
-        taken = {n: v[row, column] for n, v in records.items()}
-        return {n: v if n == "finite" else v[:, :rounds] for n, v in taken.items()}
+        return {n: v[row, column][:, :rounds] for n, v in records.items()}
 
 
 def _abstract(tree: PyTree, sharding: Any) -> PyTree:

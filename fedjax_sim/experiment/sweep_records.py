@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_sim.experiment.records import EACH, HIDDEN
-from fedjax_sim.experiment.summary import better
+from fedjax_sim.experiment.direction import better
+from fedjax_sim.experiment.records import EACH, HIDDEN, flags_of
 
 Curves = dict[str, np.ndarray]
 DONE, DIVERGED = "done", "diverged"
@@ -19,36 +19,43 @@ METRICS = (
 
 
 def curves_of(buffers: Mapping[str, np.ndarray], probes: Iterable[str]) -> Curves:
-    """`{name: float [runs, R]}`, NaN on rounds where nothing was measured."""
-    probes = set(probes)
-    curves = {n: np.asarray(v, float) for n, v in buffers.items() if n not in HIDDEN}
+    """`{name: float [runs, R]}`, NaN on rounds where nothing was measured or after the end."""
+    flags = flags_of(buffers)
+    if "probed" in buffers:
+        flags |= dict.fromkeys(probes, "probed")
+    hidden = {*HIDDEN, *flags.values()}
+    curves = {n: np.asarray(v, float) for n, v in buffers.items() if n not in hidden}
     for name, each in EACH.items():
         if each in buffers:
             curves[name] = np.asarray(buffers[each], float) * buffers["cohort_present"]
-    if "probed" in buffers:
-        unseen = ~np.asarray(buffers["probed"], bool)
-        for name in probes & curves.keys():
-            curves[name] = np.where(unseen, np.nan, curves[name])
-    return curves
+    for name in flags.keys() & curves.keys():
+        curves[name] = np.where(np.asarray(buffers[flags[name]], bool), curves[name], np.nan)
+    over = _over(buffers)
+    return {n: np.where(over, np.nan, v) for n, v in curves.items()}
 
 
-def outcomes(curves: Curves, probes: Iterable[str], finite: np.ndarray) -> list[dict[str, Any]]:
+def _over(buffers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bool `[runs, R]`: rounds after the first that was not sound."""
+    lost = ~np.asarray(buffers["sound"], bool)
+    return np.cumsum(lost, axis=1) > 1
+
+
+def outcomes(curves: Curves, probes: Iterable[str], sound: np.ndarray) -> list[dict[str, Any]]:
     """How each run ended.
 
     Args:
       curves: of `curves_of`.
       probes: names that are measured on evaluation rounds.
-      finite: bool `[runs]`, whether the model was finite at the end.
+      sound: bool `[runs, R]`, whether all was finite up to each round.
 
     Returns:
-      `status`, `rounds` (up to where a diverged run's loss was no longer finite), and
+      `status`, `rounds` (up to where a diverged run was no longer finite), and
       `final_NAME`, and where better can be said `best_NAME` and `best_NAME_round`, of every
       metric; None where it is not finite.
     """
-    lost = _lost(curves)
-    rounds = next(iter(curves.values())).shape[1]
-    diverged = lost.any(axis=1) | ~np.asarray(finite, bool)
-    stopped = np.where(lost.any(axis=1), lost.argmax(axis=1) + 1, rounds)
+    lost = ~np.asarray(sound, bool)
+    diverged = lost.any(axis=1)
+    stopped = np.where(diverged, lost.argmax(axis=1) + 1, lost.shape[1])
     columns: dict[str, Sequence[Any]] = {
         "status": [DIVERGED if bad else DONE for bad in diverged],
         "rounds": [int(n) for n in stopped],
@@ -65,17 +72,9 @@ def outcomes(curves: Curves, probes: Iterable[str], finite: np.ndarray) -> list[
                 int(i) + 1 if some else None for i, some in zip(at, seen, strict=True)
             ]
     if "client_steps" in curves:
-        columns["client_steps"] = [int(v) for v in curves["client_steps"].sum(axis=1)]
+        columns["client_steps"] = [int(v) for v in np.nansum(curves["client_steps"], axis=1)]
     keys = list(columns)
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _lost(curves: Curves) -> np.ndarray:
-    """Bool `[runs, R]`: a round with local steps whose loss is not finite."""
-    loss = curves.get("train_loss")
-    if loss is None:
-        return np.zeros(next(iter(curves.values())).shape, bool)
-    return ~np.isfinite(loss) & (curves.get("client_steps", np.ones_like(loss)) > 0)
 
 
 def _or_none(value: float) -> float | None:

@@ -178,9 +178,8 @@ class SweepSession:
         """Turn a wave into records and curves, durable on return; runs kept before stay."""
         runs = np.array([r for block in wave for r in self._runs(block)])
         new = np.array([r not in self._done for r in runs])
-        finite = buffers.pop("finite")
         curves = sweep_records.curves_of(buffers, dispatch.probes)
-        outcomes = sweep_records.outcomes(curves, dispatch.probes, finite)
+        outcomes = sweep_records.outcomes(curves, dispatch.probes, buffers["sound"])
         seeds = len(self.design.seeds)
         records = [
             self.design.facts(int(r)) | {"setting": int(r) // seeds} | outcome

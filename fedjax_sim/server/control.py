@@ -11,7 +11,7 @@ import optax
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ServerUpdate
 from fedjax_sim.core.types import Aggregate, Array, Member, Model, PyTree
-from fedjax_sim.server.optimizer import ServerState, apply_aggregate
+from fedjax_sim.server.optimizer import ServerState, apply_aggregate, first_state, rescaled
 
 
 class ControlState(NamedTuple):
@@ -34,7 +34,7 @@ def server_control(optimizer: optax.GradientTransformation) -> ServerUpdate:
     """
 
     def init(model: Model, n_clients: int) -> ControlState:
-        server = ServerState(model, optimizer.init(model.params))
+        server = first_state(optimizer, model)
         control = jax.tree.map(jnp.zeros_like, model.params)
         return ControlState(server, control, jnp.asarray(n_clients, float))
 
@@ -42,7 +42,8 @@ def server_control(optimizer: optax.GradientTransformation) -> ServerUpdate:
         del member
         return sent
 
-    def update(state: ControlState, aggregate: Aggregate) -> ControlState:
+    def update(state: ControlState, aggregate: Aggregate, key: Array) -> ControlState:
+        del key
         heard = aggregate.weight > 0
         server = apply_aggregate(optimizer, state.server, aggregate.update.model, heard)
         share = aggregate.n_present / state.n_clients
@@ -56,4 +57,5 @@ def server_control(optimizer: optax.GradientTransformation) -> ServerUpdate:
         receive=receive,
         update=update,
         model=lambda state: state.server.model,
+        rescale=lambda state, factor: state._replace(server=rescaled(state.server, factor)),
     )

@@ -8,7 +8,7 @@ import optax
 
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ServerUpdate
-from fedjax_sim.core.types import Aggregate, Member, Model, PyTree
+from fedjax_sim.core.types import Aggregate, Array, Member, Model, PyTree
 
 
 class Held(NamedTuple):
@@ -30,7 +30,8 @@ def server_holds(optimizer: Any) -> ServerUpdate:
         del member
         return sent
 
-    def update(state: Held, aggregate: Aggregate) -> Held:
+    def update(state: Held, aggregate: Aggregate, key: Array) -> Held:
+        del key
         return tree.where(aggregate.weight > 0, Held(*aggregate.update), state)
 
     return ServerUpdate(init, lambda state: state, receive, update, lambda state: state.model)

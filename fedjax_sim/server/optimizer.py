@@ -14,10 +14,21 @@ from fedjax_sim.core.types import Aggregate, Array, Member, Model, PyTree
 
 
 class ServerState(NamedTuple):
-    """The global model and the server optimizer's state."""
+    """The global model, the server optimizer's state, and the scale of its steps (1 at first)."""
 
     model: Model
     opt: PyTree
+    scale: Array
+
+
+def first_state(optimizer: optax.GradientTransformation, model: Model) -> ServerState:
+    """The state before round 0."""
+    return ServerState(model, optimizer.init(model.params), jnp.ones(()))
+
+
+def rescaled(state: ServerState, factor: Array) -> ServerState:
+    """The state whose steps are `factor` times as long: a cut of the rate for any optimizer."""
+    return state._replace(scale=state.scale * factor)
 
 
 def apply_aggregate(
@@ -32,9 +43,9 @@ def apply_aggregate(
       heard: bool scalar.
     """
     step, opt = optimizer.update(update.params, state.opt, state.model.params)
-    params = optax.apply_updates(state.model.params, step)
+    params = optax.apply_updates(state.model.params, tree.scale(step, state.scale))
     moved = jax.tree.map(_subtract, state.model.state, update.state)
-    after = ServerState(Model(params, moved), tree.as_before(opt, state.opt))
+    after = ServerState(Model(params, moved), tree.as_before(opt, state.opt), state.scale)
     return tree.where(heard, after, state)
 
 
@@ -55,13 +66,14 @@ def server_opt(optimizer: optax.GradientTransformation) -> ServerUpdate:
 
     def init(model: Model, n_clients: int) -> ServerState:
         del n_clients
-        return ServerState(model, optimizer.init(model.params))
+        return first_state(optimizer, model)
 
     def receive(sent: Model, member: Member) -> Model:
         del member
         return sent
 
-    def update(state: ServerState, aggregate: Aggregate) -> ServerState:
+    def update(state: ServerState, aggregate: Aggregate, key: Array) -> ServerState:
+        del key
         return apply_aggregate(optimizer, state, aggregate.update, aggregate.weight > 0)
 
     return ServerUpdate(
@@ -70,4 +82,5 @@ def server_opt(optimizer: optax.GradientTransformation) -> ServerUpdate:
         receive=receive,
         update=update,
         model=lambda state: state.model,
+        rescale=rescaled,
     )

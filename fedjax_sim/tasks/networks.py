@@ -12,8 +12,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from fedjax_sim.core import tree
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import Array, Model, PyTree
+from fedjax_sim.tasks import norms
+from fedjax_sim.tasks.norms import Frozen, Measured
 
 _ACCEPTED = (
     "must be a built-in model such as models.mlp(200), a flax linen module, a flax nnx module "
@@ -29,10 +35,13 @@ class Network(NamedTuple):
       apply: `(Model, x [B, ...], *, key=None, train=False, mask=None) -> (outputs, state)`;
         `mask` is bool `[B]`, False for padding rows, and reaches only models that ask for it;
         outside training the state comes back as it was.
+      measure: `(Model, x, mask) -> (outputs of evaluation mode, state of moments)`, see
+        `norms.Measured`; None where the model cannot say.
     """
 
     init: Callable[..., Model]
     apply: Callable[..., tuple[Array, PyTree]]
+    measure: Callable[..., tuple[Array, PyTree]] | None = None
 
 
 class ModelSpec(NamedTuple):
@@ -102,11 +111,15 @@ def as_network(model: Any, outputs: int) -> Network:
       outputs: number of outputs; only a `ModelSpec` needs to be told.
 
     Returns:
-      The network.
+      The network, which understands `norms.Frozen` and `norms.Measured` states.
 
     Raises:
       InputError: for anything else (field `model`).
     """
+    return with_modes(_as_plain_network(model, outputs))
+
+
+def _as_plain_network(model: Any, outputs: int) -> Network:
     if isinstance(model, ModelSpec):
         return model.build(outputs)
     if isinstance(model, Network):
@@ -121,6 +134,56 @@ def as_network(model: Any, outputs: int) -> Network:
     if linen is not None and isinstance(model, type) and issubclass(model, linen.Module):
         raise InputError("model", model.__name__, f"is a class; give an instance, {_call(model)}")
     raise InputError("model", model, _ACCEPTED)
+
+
+def with_modes(network: Network) -> Network:
+    """A network whose `apply` also takes a state marked `norms.Frozen` or `norms.Measured`.
+
+    A model without `measure` is measured in training mode, where each batch norm passes on
+    what its own batch made: exact for the first one, close for those behind it where batches
+    are large and alike. The update `m old + (1 - m) batch` is solved for the batch's value.
+    """
+
+    def apply(
+        model: Model,
+        x: Array,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        mask: Array | None = None,
+    ) -> tuple[Array, PyTree]:
+        marked = model.state
+        if not isinstance(marked, (Frozen, Measured)):
+            return network.apply(model, x, key=key, train=train, mask=mask)
+        plain = Model(model.params, marked.state)
+        if isinstance(marked, Measured) and network.measure is not None:
+            outputs, found = network.measure(plain, x, mask)
+            return outputs, Measured(found)
+        outputs, _ = network.apply(plain, x, key=key, train=False, mask=mask)
+        if isinstance(marked, Frozen):
+            return outputs, marked
+        return outputs, Measured(_solved(network, plain, x, key, mask))
+
+    return network._replace(apply=apply)
+
+
+def _solved(
+    network: Network, model: Model, x: Array, key: Array | None, mask: Array | None
+) -> PyTree:
+    """The batch statistics behind the running ones that training mode makes of 0 and of 1."""
+    at = norms.find(model)
+    statistics = at.means + at.variances
+
+    def trained(value: float) -> tuple[Array, ...]:
+        filled = tuple(jnp.full_like(old, value) for old in norms.pick(model, statistics))
+        start = norms.put(model, statistics, filled)
+        _, state = network.apply(start, x, key=key, train=True, mask=mask)
+        return norms.pick(Model(model.params, state), statistics)
+
+    low, high = trained(0.0), trained(1.0)
+    moved = jax.tree.map(lambda a, b: 1 - (b - a), low, high)
+    batch = jax.tree.map(lambda a, share: a / jnp.where(share > 0, share, 1), low, moved)
+    return norms.put(model, statistics, tree.strong(batch)).state
 
 
 def argument_names(function: Any) -> set[str]:

@@ -29,11 +29,20 @@ class Entry(NamedTuple):
     doc: str
 
 
-def _mlp(*, widths: Sequence[int] = (200, 200), init: str = "he") -> ModelSpec:
+def _mlp(
+    *,
+    widths: Sequence[int] = (200, 200),
+    init: str = "he",
+    norm: str = "none",
+    norm_groups: int | None = None,
+    norm_momentum: float | None = None,
+) -> ModelSpec:
     # A table from a file may hold anything.
     if not isinstance(widths, (list, tuple)):
         raise InputError("widths", widths, "must be a list of whole numbers")
-    return models.mlp(*widths, init=init)
+    return models.mlp(
+        *widths, init=init, norm=norm, norm_groups=norm_groups, norm_momentum=norm_momentum
+    )
 
 
 def _classification(model: Any, *, classes: int, label_smoothing: float = 0.0) -> Task | TaskSpec:

@@ -19,6 +19,8 @@ from fedjax_sim.algorithms.fednova import fednova
 from fedjax_sim.algorithms.fedprox import fedprox
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.algorithms.median import median
+from fedjax_sim.algorithms.negative_curvature import negative_curvature
+from fedjax_sim.algorithms.perturbed import perturbed
 from fedjax_sim.algorithms.scaffold import scaffold
 from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Cohort, Member
@@ -88,6 +90,14 @@ TABLE: dict[str, Case] = {
     "scaffold": Case(lambda: scaffold(sgd, **_WEIGHTED), {"server_rate": 0.5}, rows=True),
     "fedsgd": Case(lambda: fedsgd(heavy, lr=0.3, decay=0.5, weighting=weights), {"decay": 0.9}),
     "median": Case(lambda: median(sgd, shuffle=False, **_LOCAL), {"lr": 0.1}, weighted=False),
+    # Thresholds that softmax regression meets: rounds perturb, curvature steps are taken.
+    "perturbed": Case(
+        lambda: perturbed(sgd, radius=0.1, threshold=3.0, wait=1.0, **_ORDERED),
+        {"radius": 0.3, "wait": 2.0},
+    ),
+    "negative_curvature": Case(
+        lambda: negative_curvature(sgd, lr=0.3, threshold=1.0, weighting=weights), {"lr": 0.1}
+    ),
     "centralized": Case(
         lambda: centralized(heavy, decay=0.5, **_LOCAL), {"lr": 0.1}, weighted=False, cohort=1
     ),

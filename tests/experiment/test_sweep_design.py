@@ -137,11 +137,17 @@ def test_outcomes_tell_divergence_finals_and_bests() -> None:
         "probed": np.array([[True, False, True]] * 3),
         "uplink_bytes_each": np.full((3, 3), 10),
         "cohort_present": np.array([[2, 2, 1]] * 3),
+        "drift_cosine": np.array([[0.5, 0.6, 0.7]] * 3),
+        "drift_measured": np.array([[False, True, False]] * 3),
+        "sound": np.array([[True, True, True], [True, False, False], [True, True, False]]),
     }
     curves = sweep_records.curves_of(buffers, ["test_accuracy"])
     assert np.isnan(curves["test_accuracy"][:, 1]).all() and "probed" not in curves
     assert curves["uplink_bytes"][0].tolist() == [20, 20, 10]
-    a, b, c = sweep_records.outcomes(curves, ["test_accuracy"], np.array([True, False, False]))
+    assert np.isnan(curves["uplink_bytes"][1, 2]) and curves["uplink_bytes"][1, 1] == 20
+    assert "drift_measured" not in curves and "sound" not in curves
+    np.testing.assert_array_equal(curves["drift_cosine"][0], [nan, 0.6, nan])
+    a, b, c = sweep_records.outcomes(curves, ["test_accuracy"], buffers["sound"])
     assert (a["status"], a["rounds"]) == ("done", 3)
     assert (b["status"], b["rounds"]) == ("diverged", 2)
     assert (c["status"], c["rounds"]) == ("diverged", 3)

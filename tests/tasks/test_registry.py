@@ -34,7 +34,7 @@ def test_entries_are_introspectable(entry):
     [
         ({"name": "mpl"}, "model.name", "cnn_mcmahan"),
         ({}, "model.name", "one of"),
-        ({"name": "mlp", "width": 3}, "model.width", "init, widths"),
+        ({"name": "mlp", "width": 3}, "model.width", "norm_momentum, widths"),
         ({"name": "lstm_chars"}, "model.vocab", "is needed"),
         ({"name": "mlp", "widths": [0]}, "model.widths", "at least 1"),
         ({"name": "mlp", "widths": 3}, "model.widths", "list"),

@@ -1,0 +1,1 @@
+"""Runs whose verdict is known by construction: one family a file, the truth rule in `rules`."""

@@ -1,0 +1,358 @@
+"""From sketches to numbers: what a verdict rests on, and nothing that it does not say.
+
+All figures are of one series, the loss (an accuracy is turned into `1 - accuracy` before), in
+its own units a point, where a point is a round on which it was measured. The *excess* is the
+loss above the lowest value that is known to be possible, or above the limit that the present
+pace leads to where nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedjax_sim.diagnostics import robust
+from fedjax_sim.diagnostics.course import Course, Stretch, course_of, stretch, tail
+from fedjax_sim.diagnostics.series import Sketch
+
+TINY = 1e-12
+"""Of the start's excess: below this a logarithm would fit rounding errors."""
+SLOWEST = 0.97
+"""Ratio of the falls of two neighbouring quarters that extrapolation believes at most."""
+LEAST_REGULARITY = 0.4
+"""Autocorrelation a period apart: a wave with as much noise as itself has 0.5."""
+LEAST_TROUGH = -0.2
+"""Autocorrelation about half a period apart: a wave must also swing back."""
+LEAST_SURPRISE = 3.3
+"""Standard errors: noise has some 50 lags in which to look like a rhythm."""
+ALTERNATES = -0.45
+"""Autocorrelation of neighbours below which ups and downs alternate; noise has 0."""
+SURELY = 2.6
+"""Standard errors by which it must be below that of noise, and the turning rate above."""
+OFTEN, OFTEN_SPREAD = 2 / 3, 8 / 45
+"""Share of points at which noise turns, and its variance times the number of points."""
+LENGTHS = ("update_norm", "step_norm", "gradient_norm")
+"""Series besides the loss that are lengths, read on a log scale."""
+
+
+def of_loss(sketch: Sketch, floor: float | None) -> dict[str, float]:
+    """All numbers of the series that is judged.
+
+    Args:
+      sketch: of the loss.
+      floor: the lowest possible value, or None.
+
+    Returns:
+      Those of `level`, `noise`, `recent`, `swings` and `growth`, and `broken`: 1 where the latest
+      value was not finite.
+    """
+    course = course_of(sketch)
+    numbers = {"broken": float(sketch.broken), "points": float(course.points)}
+    if not len(course.y):
+        return numbers
+    with np.errstate(all="ignore"):
+        numbers |= level(course, floor)
+        base, start = numbers["base"], numbers["start_excess"]
+        numbers |= noise(course, numbers["end_excess"])
+        numbers |= recent(course, base, start)
+        numbers |= swings(course, base)
+        least = TINY * start
+        if course.y.min() - base < -least:  # noise about the floor has no logarithm
+            least = max(least, numbers["noise"] / 10)
+        numbers |= growth(course, base, least)
+        top = float(course.high[-max(3, len(course.y) // 6) :].max()) - base
+        numbers["top"] = top / start if start > 0 else 1.0
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def level(course: Course, floor: float | None) -> dict[str, float]:
+    """Where the loss stands: start, end, best, and each above the floor.
+
+    Args:
+      course: of the loss.
+      floor: the lowest possible value, or None: then the limit that the present pace leads to
+        stands in for it (`limit_of`).
+
+    Returns:
+      `first`, `end`, `best`, `best_at` (share of the run), `floor` (NaN where none is known),
+      `base` (what excess is counted from), `start_excess`, `end_excess`, `height` (end over
+      start excess) and `above_best` (end above the best level, over the start's excess).
+    """
+    y = course.y
+    # A noisy first point may lie low: the median of the first five tells.
+    first = max(course.first, float(np.median(y[:5])) if course.stride == 1 else float(y[0]))
+    end = robust.middle_mean(y[tail(course, 0.1, 5)])
+    smooth = _smoothed(y, max(1, min(len(y) // 4, max(5, len(y) // 10))))
+    best = float(min(smooth.min(), end))
+    base = limit_of(course, best) if floor is None else floor
+    start_excess = max(first - base, 0.0)
+    scale = start_excess if start_excess > 0 else 1.0
+    return {
+        "first": first,
+        "end": end,
+        "best": best,
+        "best_at": float((np.argmin(smooth) + 1) / len(smooth)),
+        "floor": float("nan") if floor is None else float(floor),
+        "base": base,
+        "start_excess": start_excess,
+        "end_excess": end - base,
+        "height": (end - base) / scale,
+        "above_best": (end - best) / scale,
+    }
+
+
+def limit_of(course: Course, best: float) -> float:
+    """Where a falling curve is going, if it goes on as it does: its floor when none is known.
+
+    The falls of the last two quarters make a geometric series (Aitken's extrapolation); a fall
+    that noise could explain counts for nothing, and then the best level is the limit. A curve
+    that was never negative is not expected to become so.
+    """
+    y, m = course.y, len(course.y)
+    width = max(3, m // 10)
+    if m < 2 * width + 4:
+        return best
+    ends = (m - m // 2, m - m // 4, m)
+    levels = [float(np.median(y[max(e - width, 0) : e])) for e in ends]
+    before, now = levels[0] - levels[1], levels[1] - levels[2]
+    part = stretch(course, 0.5)
+    rough = np.sqrt(part.step2 / 2 / course.stride) if part else 0.0
+    if now <= 3 * rough * np.sqrt(2 / width):
+        return best
+    ratio = min(now / before, SLOWEST) if before > now else SLOWEST
+    limit = levels[2] - now * ratio / (1 - ratio)
+    lowest = 0.0 if float(course.low.min()) >= 0 else -np.inf
+    return min(max(limit, lowest), best)
+
+
+def _smoothed(y: np.ndarray, width: int) -> np.ndarray:
+    return np.convolve(y, np.ones(width) / width, "valid")
+
+
+def noise(course: Course, end_excess: float) -> dict[str, float]:
+    """How rough the last half is, from differences at the resolution of points.
+
+    Returns:
+      `noise`: standard deviation of a point about its neighbours (root of half the mean squared
+      step); `noise_share`: that over the end's excess; `von_neumann`: mean squared step over
+      the variance, 2 for noise, near 0 for a smooth curve, 4 for an alternation;
+      `turning_rate`: share of points at which the series turns (2/3 for noise, 1 for an
+      alternation, 2/period for a wave); `memory`: autocorrelation of neighbours, and `memory_surprise`: that in
+      standard errors; `change`: from the first to the last third, and `change_by_noise`: what
+      noise alone would do, at three standard errors.
+    """
+    part, half = stretch(course, 0.5), tail(course, 0.5)
+    turning = float(course.turns[half].sum() / course.n[half].sum())
+    third = max(1, len(course.y) // 3)
+    change = abs(float(course.y[:third].mean() - course.y[-third:].mean()))
+    rough = float(np.sqrt(part.step2 / 2)) if part else 0.0
+    ratio = _von_neumann(part) if part else 2.0
+    return {
+        "noise": rough,
+        "noise_share": rough / end_excess if end_excess > 0 else float("inf"),
+        "von_neumann": ratio,
+        "turning_rate": turning,
+        "memory": 1 - ratio / 2,
+        "memory_surprise": (1 - ratio / 2) * float(np.sqrt(course.n[half].sum())),
+        "change": change,
+        "change_by_noise": 3 * rough * float(np.sqrt(2 / (third * course.stride))),
+    }
+
+
+def _von_neumann(part: Stretch) -> float:
+    around = float(np.mean(part.size2))
+    return min(part.step2 / around, 4.0) if around > 0 else 2.0
+
+
+def recent(course: Course, base: float, start_excess: float) -> dict[str, float]:
+    """The trend of the last quarter.
+
+    Returns:
+      `slope`, `slope_low`, `slope_high`: the loss's, a point, with its 99 % interval; `fall`,
+      `fall_low`, `fall_high`: the share of the excess that a quarter of the run takes off at the
+      present pace, on the log scale where the excess allows it; `fall_of_means`: of the mean
+      excess from the third quarter to the last, which swings do not fool; `fall_of_half`,
+      `fall_low_of_half`: with the pace of the last half, which sees through more noise.
+    """
+    quarter = course.points / 4
+    part, half = tail(course, 0.25), tail(course, 0.5)
+    excess = course.y - base
+    line = robust.trend(course.t[part], excess[part])
+    falls = _falls(course.t[part], excess[part], quarter, TINY * start_excess)
+    longer = _falls(course.t[half], excess[half], quarter, TINY * start_excess)
+    m = len(course.y)
+    third, last = course.y[m // 2 : -(m // 4) or m], course.y[-max(m // 4, 1) :]
+    before = float(np.mean(third)) - base
+    return {
+        "slope": line.slope,
+        "slope_low": line.low,
+        "slope_high": line.high,
+        "fall_low": falls[0],
+        "fall": falls[1],
+        "fall_high": falls[2],
+        "fall_low_of_half": longer[0],
+        "fall_of_half": longer[1],
+        "fall_of_means": 1 - (float(np.mean(last)) - base) / before if before > 0 else 0.0,
+    }
+
+
+def _falls(t: np.ndarray, excess: np.ndarray, quarter: float, tiny: float) -> list[float]:
+    """Share of the excess lost a quarter: least, likely, most."""
+    if excess.min() > tiny:
+        log = robust.trend(t, np.log(excess))
+        return [
+            float(1 - np.exp(np.clip(s * quarter, -50, 50))) for s in (log.high, log.slope, log.low)
+        ]
+    line = robust.trend(t, excess)
+    scale = max(float(np.median(excess)) - line.slope * quarter / 2, tiny, 1e-300)
+    return [
+        float(np.clip(-s * quarter / scale, -1e9, 1)) for s in (line.high, line.slope, line.low)
+    ]
+
+
+def swings(course: Course, base: float) -> dict[str, float]:
+    """Structured ups and downs: their rhythm, size and how they fade.
+
+    The window is the last half of the run; where it shows no rhythm, the last three quarters
+    and nine tenths are tried, for slow waves.
+
+    Returns:
+      `period` (points), `regularity` (autocorrelation a period apart), `trough` (the lowest
+      before that), `surprise` (regularity in standard errors), `swing` (peak to trough over
+      the local mean excess), `fading` (factor by which the swings shrink over half the run;
+      below 1 where they grow), `cycles` seen, `structured` (1 where noise does not explain
+      them: a rhythm, or an alternation from point to point).
+    """
+    found = [_swings(course, part, base) for part in _stretches(course)]
+    none = dict.fromkeys(("period", "regularity", "trough", "surprise", "swing", "cycles"), 0.0)
+    none |= {"fading": 1.0, "structured": 0.0}
+    return next((f for f in found if f["structured"]), found[0] if found else none)
+
+
+def _stretches(course: Course) -> list[Stretch]:
+    parts = [stretch(course, share) for share in (0.5, 0.75, 0.9)]
+    return [part for part in parts if part is not None]
+
+
+def _swings(course: Course, part: Stretch, base: float) -> dict[str, float]:
+    beat, period = robust.rhythm(part.left), 0.0
+    if not is_regular(beat) and course.stride > 1:  # a short period, within the bins
+        latest = robust.rhythm(robust.detrended(np.arange(course.latest.size), course.latest))
+        beat, period = (latest, latest.period) if is_regular(latest) else (beat, 0.0)
+    period = period or beat.period * course.stride
+    # Neighbours that differ more than noise would, and nearly every point a turning point.
+    half = tail(course, 0.5)
+    turning = float(course.turns[half].sum() / course.n[half].sum())
+    memory, count = 1 - _von_neumann(part) / 2, float(course.n[half].sum())
+    often = OFTEN + SURELY * (OFTEN_SPREAD / count) ** 0.5
+    alternates = memory < ALTERNATES and memory * count**0.5 < -SURELY and turning > min(often, 0.99)
+    if alternates and not is_regular(beat):
+        period = 2.0
+    upper, lower = np.quantile(part.high, 0.95), np.quantile(part.low, 0.05)
+    mean_excess = float(np.mean(part.curve)) - base
+    growth = robust.envelope_growth(part.t, part.size2, period / course.stride)
+    return {
+        "period": period,
+        "regularity": beat.regularity,
+        "trough": beat.trough,
+        "surprise": beat.surprise,
+        "swing": float((upper - lower) / mean_excess) if mean_excess > 0 else 0.0,
+        "fading": float(np.exp(np.clip(-growth * course.points / 2, -50, 50))),
+        "cycles": float(np.ptp(part.t)) / period if period else 0.0,
+        "structured": float(is_regular(beat) or alternates),
+    }
+
+
+def is_regular(beat: robust.Rhythm) -> bool:
+    """Whether a rhythm is there beyond what noise shows."""
+    return (
+        beat.regularity >= LEAST_REGULARITY
+        and beat.trough <= LEAST_TROUGH
+        and beat.surprise >= LEAST_SURPRISE
+    )
+
+
+def growth(course: Course, base: float, least: float) -> dict[str, float]:
+    """Whether the loss grows: of the last third, and of the upper envelope of the whole.
+
+    Args:
+      course: of the loss.
+      base: what excess is counted from.
+      least: excess below which differences mean nothing.
+
+    Returns:
+      `growth` (of log excess a point) with `growth_low`; `rise` (the end's level over the
+      lowest level before it); `earlier_rise` (the largest such rise that came down again);
+      `envelope` (greatest excess of the last sixth over that of the sixth before);
+      `envelope_before` (the same, one sixth earlier).
+    """
+    y = np.maximum(course.y - base, max(least, 1e-300))
+    part = tail(course, 1 / 3)
+    line = robust.trend(course.t[part], np.log(y[part]))
+    smooth = _smoothed(y, max(1, len(y) // 20))
+    ends = smooth[-max(1, len(smooth) // 20) :]
+    m, sixth = len(y), max(3, len(y) // 6)
+    cuts = [max(m - sixth * k, 0) for k in (3, 2, 1, 0)]
+    pieces = [course.high[a:b] - base for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    tops = [max(float(v.max()), least) if v.size else 0.0 for v in pieces]
+    return {
+        "growth": line.slope,
+        "growth_low": line.low,
+        "rise": float(np.median(ends) / smooth[len(smooth) // 20 :].min()),
+        "earlier_rise": _earlier_rise(smooth),
+        "envelope": tops[2] / tops[1] if tops[1] > 0 else 1.0,
+        "envelope_before": tops[1] / tops[0] if tops[0] > 0 else 1.0,
+    }
+
+
+def _earlier_rise(smooth: np.ndarray) -> float:
+    """The largest factor by which a curve rose and then lost two thirds of the rise again."""
+    best, top, under = 1.0, smooth[0], smooth[0]
+    for v in smooth:
+        if v > top:
+            top = v
+        elif v < top - (top - under) * 2 / 3 and top > under:
+            best, top, under = max(best, float(top / under)), v, v
+        if v < under:
+            top, under = v, v
+    return best
+
+
+def beside(sketches: Mapping[str, Sketch]) -> dict[str, float]:
+    """Numbers of the other series, where they are there.
+
+    Args:
+      sketches: by name, without the loss.
+
+    Returns:
+      For each of `LENGTHS`: `NAME` (level of the last quarter), `NAME_ratio` (that over the mean
+      of the first tenth) and `NAME_growth` (logarithmic, over a quarter of the run, with
+      `NAME_growth_low`); `step_cosine` (mean of the last half); `broken`, 1, where one of the
+      lengths is no longer finite.
+    """
+    out: dict[str, float] = {}
+    for length in LENGTHS:
+        if length in sketches:
+            if sketches[length].broken:
+                out["broken"] = 1.0
+            out |= _length(course_of(sketches[length]), length)
+    cosine = sketches.get("step_cosine")
+    if cosine is not None and cosine.seen:
+        course = course_of(cosine)
+        out["step_cosine"] = float(course.y[tail(course, 0.5, 4)].mean())
+    return out
+
+
+def _length(course: Course, name: str) -> dict[str, float]:
+    if not len(course.y):
+        return {}
+    now = robust.middle_mean(course.y[tail(course, 0.25, 4)])
+    then = float(np.mean(course.y[: max(1, len(course.y) // 10)]))
+    part = tail(course, 0.25)
+    out = {name: now, f"{name}_ratio": now / then if then else float("nan")}
+    if np.all(course.y[part] > 0):
+        line = robust.trend(course.t[part], np.log(course.y[part]))
+        quarter = course.points / 4
+        out |= {f"{name}_growth": line.slope * quarter, f"{name}_growth_low": line.low * quarter}
+    return out
