@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedjax_sim import algorithms, data, tasks, transforms
+    from fedjax_sim import algorithms, data, diagnostics, tasks, transforms
     from fedjax_sim.core.checks import InputError
     from fedjax_sim.data import partition
     from fedjax_sim.data.batching import Batches
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from fedjax_sim.engine.compose import compose, recipe
     from fedjax_sim.engine.mesh import cores_as_devices
     from fedjax_sim.experiment.api import resume, run
+    from fedjax_sim.experiment.compare import compare
+    from fedjax_sim.experiment.critical import probe_run as probe
     from fedjax_sim.experiment.explain import explain
     from fedjax_sim.experiment.interrupt import Interrupted
     from fedjax_sim.experiment.model_io import load
+    from fedjax_sim.experiment.policy import Policy
     from fedjax_sim.experiment.session import Session
-    from fedjax_sim.experiment.settings import Settings
+    from fedjax_sim.experiment.settings import Diagnosis, Settings
     from fedjax_sim.experiment.sweep import sweep
+    from fedjax_sim.experiment.verdict_file import verdict_of as verdict
     from fedjax_sim.tasks import models
 
     __version__: str
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "algorithms": "fedjax_sim.algorithms",
     "data": "fedjax_sim.data",
+    "diagnostics": "fedjax_sim.diagnostics",
     "models": "fedjax_sim.tasks.models",
     "partition": "fedjax_sim.data.partition",
     "tasks": "fedjax_sim.tasks",
@@ -38,43 +43,54 @@ _MODULES = {
 }
 _NAMES = {
     "Batches": "fedjax_sim.data.batching",
+    "Diagnosis": "fedjax_sim.experiment.settings",
     "Federation": "fedjax_sim.data.federated",
     "InputError": "fedjax_sim.core.checks",
     "Interrupted": "fedjax_sim.experiment.interrupt",
+    "Policy": "fedjax_sim.experiment.policy",
     "Session": "fedjax_sim.experiment.session",
     "Settings": "fedjax_sim.experiment.settings",
+    "compare": "fedjax_sim.experiment.compare",
     "compose": "fedjax_sim.engine.compose",
     "cores_as_devices": "fedjax_sim.engine.mesh",
     "explain": "fedjax_sim.experiment.explain",
     "load": "fedjax_sim.experiment.model_io",
+    "probe": "fedjax_sim.experiment.critical:probe_run",
     "recipe": "fedjax_sim.engine.compose",
     "resume": "fedjax_sim.experiment.api",
     "run": "fedjax_sim.experiment.api",
     "sweep": "fedjax_sim.experiment.sweep",
+    "verdict": "fedjax_sim.experiment.verdict_file:verdict_of",
 }
 
 __all__ = [
     "Batches",
+    "Diagnosis",
     "Federation",
     "InputError",
     "Interrupted",
+    "Policy",
     "Session",
     "Settings",
     "__version__",
     "algorithms",
+    "compare",
     "compose",
     "cores_as_devices",
     "data",
+    "diagnostics",
     "explain",
     "load",
     "models",
     "partition",
+    "probe",
     "recipe",
     "resume",
     "run",
     "sweep",
     "tasks",
     "transforms",
+    "verdict",
 ]
 
 
@@ -82,7 +98,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         value: Any = importlib.import_module(_MODULES[name])
     elif name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
+        module, _, own_name = _NAMES[name].partition(":")
+        value = getattr(importlib.import_module(module), own_name or name)
     elif name == "__version__":
         value = _version()
     else:

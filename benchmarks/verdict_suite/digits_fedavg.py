@@ -15,7 +15,7 @@ from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun
 
 from fedjax_sim.algorithms.fedavg import fedavg
 
-RATES = (0.0001, 0.0004, 0.002, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 250.0)
+RATES = (0.0002, 0.001, 0.008, 0.03, 0.08, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 250.0)
 WAYS = ((CLIENTS, 1), (5, 5))  # cohort, local epochs
 
 
@@ -26,7 +26,7 @@ def draws(partitions: tuple[str, ...], cohort: int, seeds: int) -> list[dict[str
     for name in partitions:
         for rate in RATES * seeds:
             short = len(out) % 8 == 7
-            rounds = int(rng.choice([5, 8, 14, 24]) if short else rng.choice([40, 70, 110]))
+            rounds = int(rng.choice([5, 8, 14, 24]) if short else rng.choice([40, 60, 90]))
             out.append({"partition": name, "rate": rate * float(rng.uniform(0.8, 1.25)),
                         "cohort": cohort, "rounds": rounds,
                         "seed": int(rng.integers(1 << 30))})  # fmt: skip

@@ -16,8 +16,8 @@ from verdict_suite.suite import TUNING, Family, LabelledRun
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 
-RATES = (0.001, 0.004, 0.02, 0.1, 0.5, 1.2, 2.0, 2.3, 2.6, 3.0, 4.0, 8.0, 230.0, 300.0)
-BETAS = (0.0, 0.0, 0.9, 0.98, 0.995)
+RATES = (0.0005, 0.001, 0.004, 0.02, 0.1, 0.2, 0.5, 1.2, 2.0, 2.4, 2.6, 3.0, 5.0, 230.0, 300.0)
+BETAS = (0.0, 0.9, 0.98)
 
 
 def draws() -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def draws() -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for beta in BETAS:
         for rate in RATES:
-            rounds = int(rng.integers(4, 10) if len(out) % 11 == 10 else rng.choice([50, 80, 120]))
+            rounds = int(rng.integers(4, 10) if len(out) % 11 == 10 else rng.choice([40, 60, 90]))
             out.append({"rate": rate, "beta": beta, "rounds": rounds, "seed": 0})
     return out
 

@@ -7,7 +7,7 @@ run's own later rounds); `start`, the excess before round 1; `noise`, by how muc
 from its expectation; `unbounded`, whether theory says that the loss grows without end. R records
 are seen. A run that lies between two verdicts gets none and is left out.
 
-1. Fewer than 10 records: `too early to say`, unless the loss has grown (then left out).
+1. Fewer than 10 records: `too early to say`, unless the excess is above its start (left out).
 2. A number that is not finite, or `unbounded` and the last quarter's largest excess at least 1.5
    times the third's and 5 % of the start: `diverging`. `unbounded` and not yet so: left out.
 3. Up to 30 records with noise: where the expected change between the two halves is below 0.7
@@ -16,14 +16,14 @@ are seen. A run that lies between two verdicts gets none and is left out.
 4. All of the last quarter below 1e-3 of the start: `converged`.
 5. Swings: the turns of `e` in the second half of what is seen. Size against the mean excess there,
    and damping over that half by a line through the logarithms of the sizes. At least 6 turns,
-   size >= 0.45 and damping < 2: `oscillating` where the mean is above 10 % of the start, else left
-   out. Size < 0.15, or damping > 5: go on with means over whole swings. Otherwise left out, and
+   size >= 0.45 and damping < 2: `oscillating` where the mean is 10 % to 300 % of the start, else
+   left out. Size < 0.15, or damping > 5: go on with means over whole swings. Otherwise left out, and
    so is a course of 1 to 5 turns whose rises add up to more than 10 % of its mean.
 6. Level: e at the end (mean over a swing); fall: its decrease since three quarters of R, as a part.
    - fall >= 20 %, level >= 1.5 % of the start, and the fall is above 4 standard errors of what
      noise alone would do: `converging`;
    - |fall| <= 5 % and level <= 4 %: `converged` (at least 20 records);
-   - |fall| <= 5 % and level >= 18 %: `stagnating` (at least 36 records);
+   - |fall| <= 5 % and level 18 % to 120 %: `stagnating` (at least 36 records);
    - anything else: left out.
 7. `converged` and `stagnating` need a beginning to compare with: the first record must still show
    half of the start's excess; and, with noise, records whose own mean over the last quarter is
@@ -72,7 +72,7 @@ def verdict_of(course: Course, rounds: int) -> str | None:
     if not np.isfinite(e).all():
         return DIVERGING if rounds >= FEWEST else None
     if rounds < FEWEST:
-        return EARLY if e[-1] <= 1.05 * max(e[0], course.start) else None
+        return EARLY if e[-1] <= 1.05 * course.start else None
     quarter = max(rounds // 4, 1)
     last, third = e[-quarter:].max(), e[-2 * quarter : -quarter].max()
     if course.unbounded:
@@ -85,8 +85,8 @@ def verdict_of(course: Course, rounds: int) -> str | None:
         return _if_begun(CONVERGED, course, rounds)
     size, damping, turns, width = swings(e[rounds // 2 :])
     if turns >= 6 and size >= 0.45 and damping < 2:
-        high = float(np.mean(e[rounds // 2 :])) > 0.1 * course.start
-        return OSCILLATING if high else None
+        mean = float(np.mean(e[rounds // 2 :])) / course.start
+        return OSCILLATING if 0.1 < mean < 3 else None
     if turns >= 6 and size >= 0.15 and damping <= 5:
         return None
     if 1 <= turns < 6 and _rises(e[rounds // 2 :]) > 0.1:
@@ -147,7 +147,7 @@ def _by_level(course: Course, rounds: int, width: int) -> str | None:
         return None
     if level <= 0.04 * course.start and rounds >= 20:
         return _if_begun(CONVERGED, course, rounds)
-    if level >= 0.18 * course.start and rounds > SHORT + 5:
+    if 0.18 <= level / course.start <= 1.2 and rounds > SHORT + 5:
         return _if_begun(STAGNATING, course, rounds)
     return None
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from fedjax_sim.core.checks import InputError
 
 LISTS = ("algorithms", "datasets", "models", "partitions", "aggregators")
-_LATER = ("compare", "verdict")
+_LATER = ("compare", "probe", "verdict")
 """Verbs that describe themselves, in their own modules."""
 _SHORT = {"rounds": "run.rounds", "algorithm": "algorithm.name", "seed": "run.seed"}
 _RUN_OPTIONS = ("--help", "--out", *(f"--{short}" for short in _SHORT))

@@ -127,7 +127,7 @@ class Info(NamedTuple):
 
     scalars: dict[str, Array]
     rows: dict[str, Array]
-    trees: dict[str, PyTree] = {}
+    trees: dict[str, PyTree]
 
 
 class Moment(NamedTuple):

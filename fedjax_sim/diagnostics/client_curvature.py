@@ -24,14 +24,14 @@ from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Cohort, Context, Member, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData, DeviceShards
 from fedjax_sim.data.federated import Shards
-from fedjax_sim.diagnostics.critical import (
+from fedjax_sim.diagnostics.critical import best_step
+from fedjax_sim.diagnostics.critical_answer import (
     FLAT,
     MINIMUM,
     NOT_STATIONARY,
     SADDLE,
     Scales,
     Tolerances,
-    best_step,
 )
 from fedjax_sim.diagnostics.curvature import Received, SumLoss, Vector, sum_loss, which_loss
 from fedjax_sim.engine import mesh as meshes
@@ -213,13 +213,15 @@ def _orthogonal(image: Array, basis: Array, at: Array) -> tuple[Array, Array]:
     return image, jnp.linalg.norm(image)
 
 
-def client_curvature(
+Prober = Callable[..., ClientCurvature]
+"""`(Model, gradient [P], scales, on_step=...) -> ClientCurvature`."""
+
+
+def client_prober(
     task: Task,
     model: Model,
     data: Shards | DeviceShards,
     *,
-    gradient: Vector,
-    scales: Scales,
     tolerances: Tolerances,
     clients: int | None = None,
     steps: int = 12,
@@ -227,29 +229,26 @@ def client_curvature(
     plan: Plan | None = None,
     measured: str | None = None,
     seed: int = 0,
-    on_step: Callable[[int, int], None] = lambda done, most: None,
-) -> ClientCurvature:
-    """Each client's own gradient, extreme eigenvalues and kind of point.
+) -> Prober:
+    """A function that looks at any model of one shape from the clients' side; compiles once.
 
     Args:
       task: gives the loss.
-      model: the point.
+      model: for its shapes.
       data: all clients' examples.
-      gradient: the global gradient `[P]`.
-      scales: of the global loss, so that clients are judged alike.
       tolerances: when a number counts as zero.
-      clients: how many, drawn without replacement; None for all.
+      clients: how many, drawn without replacement; None for all that hold examples.
       steps: m products a client.
       batch_size: examples a step.
       plan: lanes and devices; chosen by rule where not given.
       measured: which loss, see `curvature.landscape`.
       seed: of the draws.
-      on_step: told `(clients done, clients)`.
+
+    Returns:
+      `(model, gradient, scales, on_step) -> ClientCurvature`; see `client_curvature`.
 
     Raises:
       InputError: more clients than there are, or bases that do not fit into memory.
-
-    Cost: see `lanczos_client`; at most 64 clients a dispatch, one compile.
     """
     ids = _chosen(data, clients, seed)
     at_once = min(len(ids), _COHORT)
@@ -259,49 +258,95 @@ def client_curvature(
     plan = plan or plans.choose(flat.size, at_once, lane_bytes=n_bytes)
     words = f"{plan.lanes} lanes of {steps + 4} vectors of {flat.size:,} parameters"
     refuse_oversize("clients", words, plan.lanes * n_bytes, plan.devices, "take fewer steps")
-    run = _program(task, model, data, measured, unravel, plan, steps, batch_size, seed)
-    length = np.linalg.norm(gradient)
-    direction = np.asarray(gradient / length if length else gradient, flat.dtype)
-    parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(ids), at_once):
-        some = ids[start : start + at_once]
-        aux = jax.device_get(run(_cohort(some, at_once), flat, direction))
-        parts.append({n: v[: len(some)] for n, v in aux.items()})
-        on_step(start + len(some), len(ids))
-    rows = {n: np.concatenate([p[n] for p in parts]).astype(np.float64) for n in parts[0]}
-    return _judged(ids, np.asarray(data.sizes)[ids], rows, scales, tolerances)
+    summed = sum_loss(task, measured or which_loss(task, model, data))
+    longest = int(np.max(np.asarray(data.sizes)))
+    batches = Batches(size=-(-longest // -(-longest // batch_size)), shuffle=False)
+    client = lanczos_client(summed, unravel, batches, steps)
+    run = _program(client, data, longest, unravel, plan, seed)
+
+    def probe(
+        model: Model,
+        gradient: Vector,
+        scales: Scales,
+        on_step: Callable[[int, int], None] = lambda done, most: None,
+    ) -> ClientCurvature:
+        length = np.linalg.norm(gradient)
+        direction = np.asarray(gradient / length if length else gradient, flat.dtype)
+        x = ravel_pytree(jax.tree.map(jnp.asarray, model.params))[0]
+        parts: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(ids), at_once):
+            some = ids[start : start + at_once]
+            aux = jax.device_get(run(_cohort(some, at_once), x, direction, model.state))
+            parts.append({n: v[: len(some)] for n, v in aux.items()})
+            on_step(start + len(some), len(ids))
+        rows = {n: np.concatenate([p[n] for p in parts]).astype(np.float64) for n in parts[0]}
+        return _judged(ids, np.asarray(data.sizes)[ids], rows, scales, tolerances)
+
+    return probe
 
 
-def _chosen(data: Shards | DeviceShards, clients: int | None, seed: int) -> np.ndarray:
-    n = len(data.sizes)
-    if clients is None:
-        return np.arange(n)
-    integer("clients", clients, least=1)
-    if clients > n:
-        raise InputError("clients", clients, f"must be at most the population, {n}")
-    return np.sort(np.random.default_rng((seed, 2)).choice(n, clients, replace=False))
-
-
-def _program(
+def client_curvature(
     task: Task,
     model: Model,
     data: Shards | DeviceShards,
-    measured: str | None,
-    unravel: Any,
+    *,
+    gradient: Vector,
+    scales: Scales,
+    tolerances: Tolerances = Tolerances(),
+    clients: int | None = None,
+    steps: int = 12,
+    plan: Plan | None = None,
+    seed: int = 0,
+) -> ClientCurvature:
+    """Each client's own gradient, extreme eigenvalues and kind of point.
+
+    Args:
+      task: gives the loss.
+      model: the point.
+      data: all clients' examples.
+      gradient: the global gradient `[P]`.
+      scales: of the global loss (`Critical.scales`), so that clients are judged alike.
+      tolerances: when a number counts as zero.
+      clients: how many, drawn without replacement; None for all that hold examples.
+      steps: m products a client.
+      plan: lanes and devices; chosen by rule where not given.
+      seed: of the draws.
+
+    Raises:
+      InputError: more clients than there are, or bases that do not fit into memory.
+
+    Cost: see `lanczos_client`; at most 64 clients a dispatch.
+    """
+    probe = client_prober(
+        task, model, data, tolerances=tolerances, clients=clients, steps=steps, plan=plan, seed=seed
+    )
+    return probe(model, gradient, scales)
+
+
+def _chosen(data: Shards | DeviceShards, clients: int | None, seed: int) -> np.ndarray:
+    able = np.flatnonzero(np.asarray(data.sizes) > 0)
+    if clients is None:
+        return able
+    integer("clients", clients, least=1)
+    if clients > len(able):
+        remedy = f"must be at most {len(able)}, the clients that hold examples"
+        raise InputError("clients", clients, remedy)
+    return np.sort(np.random.default_rng((seed, 2)).choice(able, clients, replace=False))
+
+
+def _program(
+    client: ClientUpdate,
+    data: Shards | DeviceShards,
+    longest: int,
+    unravel: Callable[[Array], PyTree],
     plan: Plan,
-    steps: int,
-    batch_size: int,
     seed: int,
 ) -> Callable[..., dict[str, Array]]:
-    """`(cohort, params [P], direction [P]) -> aux`, compiled at its first call."""
+    """`(cohort, params [P], direction [P], state) -> aux`, compiled at its first call."""
     mesh = meshes.make_mesh(plan.devices)
-    longest = int(np.max(np.asarray(data.sizes)))
-    batches = Batches(size=-(-longest // -(-longest // batch_size)), shuffle=False)
     arrays: list[Any] = [data.x, data.y]
     arrays += [np.asarray(v, np.int32) for v in (data.offsets, data.sizes)]
-    placed, state = meshes.place((DeviceShards(*arrays, longest), model.state), mesh)
-    summed = sum_loss(task, measured or which_loss(task, model, data))
-    client, key = lanczos_client(summed, unravel, batches, steps), jax.random.key(seed)
+    placed, key = meshes.place(DeviceShards(*arrays, longest), mesh), jax.random.key(seed)
     work = Work(client, mean(), lambda sent, member: sent)
 
     def run(
@@ -314,8 +359,8 @@ def _program(
 
     jitted = jax.jit(run)
 
-    def call(cohort: Cohort, x: Array, direction: Array) -> dict[str, Array]:
-        return jitted(*meshes.place((cohort, x, direction), mesh), state, placed)
+    def call(*given: PyTree) -> dict[str, Array]:
+        return jitted(*meshes.place(given, mesh), placed)
 
     return call
 
@@ -347,9 +392,7 @@ def _judged(
     scales: Scales,
     tolerances: Tolerances,
 ) -> ClientCurvature:
-    edges = np.array(
-        [ends(d, b) for d, b in zip(rows["diagonal"], rows["beside"], strict=True)]
-    ).T
+    edges = np.array([ends(d, b) for d, b in zip(rows["diagonal"], rows["beside"], strict=True)]).T
     kinds: list[str] = []
     for i, length in enumerate(rows["gradient_norm"]):
         size = max(abs(edges[0][i]), abs(edges[2][i]))

@@ -4,7 +4,8 @@ Three questions, each with a tolerance that has no unit:
 
 - Stationary: the decrease that the best gradient step promises is below `stationary` times the
   loss's scale. The best step along -g goes `|g| / c`, with c the curvature along g (at least
-  `curvature` times the largest), and no further than `reach`.
+  `curvature` times the largest), and no further than `reach`. A promise above that is tried:
+  where no step along -g keeps it (a kink of a ReLU network), the point counts as stationary.
 - A way down: a direction is negative when its curvature is below `-curvature` times the largest
   absolute one, and its effect over `reach` is beyond rounding. Ritz values are Rayleigh
   quotients, so the lowest found is never below the true lowest: a negative one is a proof.
@@ -19,162 +20,40 @@ lengths of this model's and of a fresh model's params (1 where both are 0).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fedjax_sim.core.checks import InputError, integer, number
 from fedjax_sim.core.contracts import Task
-from fedjax_sim.core.types import Model, PyTree
+from fedjax_sim.core.types import Model
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.data.federated import Federation, Shards
 from fedjax_sim.diagnostics import sentences_critical as sentences
+from fedjax_sim.diagnostics.critical_answer import (
+    FLAT,
+    MINIMUM,
+    NOT_STATIONARY,
+    SADDLE,
+    Bounded,
+    Critical,
+    Scales,
+    Tolerances,
+)
 from fedjax_sim.diagnostics.curvature import Landscape, Vector, landscape
 from fedjax_sim.diagnostics.descent import Walk, heights, rounding, search, walk
 from fedjax_sim.diagnostics.lanczos import Krylov, block_lanczos, dense, random_block
-from fedjax_sim.diagnostics.spectrum import Spectrum, spectrum_of
+from fedjax_sim.diagnostics.spectrum import spectrum_of
 from fedjax_sim.engine.plan import Plan
 
-NOT_STATIONARY, MINIMUM = "not stationary", "local minimum"
-SADDLE, FLAT = "saddle", "flat"
-KINDS = (NOT_STATIONARY, MINIMUM, SADDLE, FLAT)
 _RANDOM_STARTS, _NULL_STARTS = 6, 4
 _PROFILE = 24  # points of the picture's curve
 _RESOLUTION = 0.01  # of the largest eigenvalue, below which an end need not be known relatively
 
 OnStep = Callable[[str, int, int], None]
 """`(what is done, steps done, steps at most)`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tolerances:
-    """When a number counts as zero; see the module's words.
-
-    Attributes:
-      stationary: share of the loss's scale that a gradient step may still promise.
-      curvature: share of the largest absolute eigenvalue below which one counts as flat.
-      eigenvalue: relative error at which Lanczos stops refining both ends.
-    """
-
-    stationary: float = 1e-6
-    curvature: float = 1e-4
-    eigenvalue: float = 1e-3
-
-    def __post_init__(self) -> None:
-        for name in ("stationary", "curvature", "eigenvalue"):
-            number(f"tolerances.{name}", getattr(self, name), above=0, below=1)
-
-
-class Scales(NamedTuple):
-    """What a loss, a distance and a curvature are compared with.
-
-    Attributes:
-      loss: of f.
-      reach: a distance between models that is worth a look.
-      curvature: the largest absolute eigenvalue found.
-      zero: curvatures below this count as none.
-    """
-
-    loss: float
-    reach: float
-    curvature: float
-    zero: float
-
-
-class Bounded(NamedTuple):
-    """An eigenvalue and how far it may be off."""
-
-    value: float
-    error: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Critical:
-    """The answer for one point.
-
-    Attributes:
-      kind: `not stationary`, `local minimum`, `saddle` or `flat`. A maximum is a saddle: there
-        is a way down.
-      degenerate: the second order does not decide: a saddle found by higher order, or a
-        minimum with flat directions.
-      sentence: the answer in words.
-      loss: f.
-      gradient_norm: `|grad f|`.
-      promised: the decrease that the best gradient step promises.
-      gradient_curvature: along the gradient.
-      low: the lowest eigenvalue.
-      high: the highest one.
-      negative: eigenvalues below zero by more than the tolerance (estimated unless exact).
-      flat: eigenvalues within the tolerance of zero (likewise).
-      walk: the loss along the way down: out of the saddle, down the gradient where not
-        stationary, along the lowest curvature elsewhere.
-      profile: `[2, k]`, evenly spaced distances along the walk and the changes of f there.
-      scales: what numbers were compared with.
-      spectrum: density of eigenvalues.
-      tolerances: as given.
-      parameters: P.
-      products: Hessian-vector products spent.
-      measured: which loss, see `landscape`.
-      weighting: how clients count.
-      epsilon: rounding unit of the numbers.
-      descent: the walk's direction in the shape of the model's params.
-    """
-
-    kind: str
-    degenerate: bool
-    sentence: str
-    loss: float
-    gradient_norm: float
-    promised: float
-    gradient_curvature: float
-    low: Bounded
-    high: Bounded
-    negative: int
-    flat: int
-    walk: Walk
-    profile: np.ndarray
-    scales: Scales
-    spectrum: Spectrum
-    tolerances: Tolerances
-    parameters: int
-    products: int
-    measured: str
-    weighting: str
-    epsilon: float
-    descent: PyTree
-
-    @property
-    def predicted_decrease(self) -> float:
-        """What the quadratic model promises for the step along the walk."""
-        return self.walk.predicted
-
-    @property
-    def verified_decrease(self) -> float:
-        """What the step along the walk was found to gain."""
-        return self.walk.verified
-
-    def facts(self) -> dict[str, Any]:
-        """Everything but vectors, JSON-ready."""
-        plain = ("kind", "degenerate", "sentence", "loss", "gradient_norm", "promised")
-        more = ("gradient_curvature", "negative", "flat", "parameters", "products")
-        last = ("measured", "weighting", "epsilon")
-        found = {n: getattr(self, n) for n in (*plain, *more, *last)}
-        for name in ("low", "high", "scales"):
-            found[name] = {k: float(v) for k, v in getattr(self, name)._asdict().items()}
-        way = self.walk._asdict()
-        way.pop("direction")
-        found["walk"] = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in way.items()}
-        found["profile"] = {"distances": self.profile[0].tolist()}
-        found["profile"]["changes"] = self.profile[1].tolist()
-        found["tolerances"] = dataclasses.asdict(self.tolerances)
-        found["spectrum"] = {
-            "values": self.spectrum.values.tolist(),
-            "weights": self.spectrum.weights.tolist(),
-            "exact": self.spectrum.exact,
-        }
-        return found
 
 
 def critical_point(
@@ -185,7 +64,7 @@ def critical_point(
     weighting: str = "examples",
     steps: int = 40,
     block: int = 8,
-    tolerances: Tolerances = Tolerances(),  # noqa: B008 - frozen
+    tolerances: Tolerances = Tolerances(),
     scale: float | None = None,
     batch_size: int = 256,
     plan: Plan | None = None,
@@ -271,14 +150,19 @@ def judge(
     krylov = _eigenvalues(ground, steps, block, tolerances, seed, on_step)
     scales = _scales(ground, fresh, height, krylov, tolerances, scale)
     along = float(gradient @ _times(ground, gradient, block)) / length**2 if length else 0.0
-    promised = best_step(length, along, scales, tolerances)[1]
-    kind = kind_of(promised, krylov, scales, tolerances)
+    step, promised = best_step(length, along, scales, tolerances)
+    here, gained, down = (height, gradient), math.nan, None
+    if promised > tolerances.stationary * scales.loss:
+        down = _walk(ground, here, -gradient, along, 4 * step)
+        gained = float(np.max(-down.changes))
+    gain = promised if down is None else min(promised, gained)
+    kind, degenerate, way = kind_of(gain, krylov, scales, tolerances), False, down
     on_step("looking along directions", 0, 0)
-    kind, degenerate, way = _way_down(
-        ground, kind, krylov, scales, tolerances, (height, gradient, along), seed
-    )
+    if kind != NOT_STATIONARY or way is None:
+        kind, degenerate, way = _way_down(ground, kind, krylov, scales, tolerances, here, seed)
     spectrum, distances = spectrum_of(krylov), way.step * np.linspace(-1.5, 1.5, _PROFILE)
     changes = heights(ground, x, way.direction, distances) - height
+    negative, flat, _ = spectrum.signs(scales.zero)
     found = Critical(
         kind=kind,
         degenerate=degenerate,
@@ -286,11 +170,12 @@ def judge(
         loss=height,
         gradient_norm=length,
         promised=promised,
+        gained=gained,
         gradient_curvature=along,
         low=Bounded(float(krylov.values[0]), float(krylov.errors[0])),
         high=Bounded(float(krylov.values[-1]), float(krylov.errors[-1])),
-        negative=spectrum.count(-np.inf, np.nextafter(-scales.zero, -np.inf)),
-        flat=spectrum.count(-scales.zero, scales.zero),
+        negative=negative,
+        flat=flat,
         walk=way,
         profile=np.stack([distances, changes]),
         scales=scales,
@@ -380,13 +265,33 @@ def best_step(
     return step, length * step - 0.5 * curvature * step**2
 
 
-def kind_of(promised: float, krylov: Krylov, scales: Scales, tolerances: Tolerances) -> str:
-    """The answer of first and second order alone; `flat` stands for a Hessian that vanishes."""
-    if promised > tolerances.stationary * scales.loss:
+def kind_of(gain: float, krylov: Krylov, scales: Scales, tolerances: Tolerances) -> str:
+    """The answer of first and second order alone; `flat` stands for a Hessian that vanishes.
+
+    Args:
+      gain: what the best gradient step gains.
+      krylov: both ends of the spectrum.
+      scales: what numbers are compared with.
+      tolerances: when a number counts as zero.
+    """
+    if gain > tolerances.stationary * scales.loss:
         return NOT_STATIONARY
     if krylov.values[0] < -scales.zero:
         return SADDLE
     return FLAT if krylov.values[-1] <= scales.zero else MINIMUM
+
+
+def _walk(
+    ground: Landscape,
+    here: tuple[float, Vector],
+    direction: Vector,
+    curvature: float,
+    reach: float,
+) -> Walk:
+    height, gradient = here
+    return walk(
+        ground, direction, height=height, gradient=gradient, curvature=curvature, reach=reach
+    )
 
 
 def _way_down(
@@ -395,29 +300,22 @@ def _way_down(
     krylov: Krylov,
     scales: Scales,
     tolerances: Tolerances,
-    slope: tuple[float, Vector, float],
+    here: tuple[float, Vector],
     seed: int,
 ) -> tuple[str, bool, Walk]:
-    """The kind after a look at the loss itself, whether degenerate, and the walk."""
-    height, gradient, along = slope
-    length = float(np.linalg.norm(gradient))
-    if kind == NOT_STATIONARY:
-        step, _ = best_step(length, along, scales, tolerances)
-        direction, curvature, reach = -gradient, along, 4 * step
-    else:
-        direction, curvature = krylov.vector(0), float(krylov.values[0])
-        reach = scales.reach
-    way = walk(
-        ground, direction, height=height, gradient=gradient, curvature=curvature, reach=reach
-    )
+    """The kind of a stationary point, once the loss itself was looked at, and the walk.
+
+    The flag says whether the second order was silent.
+    """
+    way = _walk(ground, here, krylov.vector(0), float(krylov.values[0]), scales.reach)
     silent = krylov.values[0] - krylov.errors[0] <= scales.zero
-    if kind in (NOT_STATIONARY, SADDLE) or not silent:
+    if kind == SADDLE or not silent:
         return kind, False, way
     curved = np.abs(krylov.values) > scales.zero
     lost, largest = search(
         ground,
-        height=height,
-        gradient=gradient,
+        height=here[0],
+        gradient=here[1],
         curved=krylov.rotation[:, curved].T @ krylov.basis,
         starts=_starts(krylov, curved, seed),
         reach=scales.reach / 2,

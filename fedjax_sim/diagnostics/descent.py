@@ -44,7 +44,7 @@ class Walk(NamedTuple):
 
 
 def heights(ground: Landscape, x: Vector, direction: Vector, distances: np.ndarray) -> np.ndarray:
-    """f at x + each distance x direction, `[k]`, some at a time."""
+    """The heights at x + each distance x direction, `[k]`, some at a time."""
     padded = -(-len(distances) // _AT_ONCE) * _AT_ONCE
     at = np.concatenate([distances, np.zeros(padded - len(distances))])
     parts = [ground.along(x, direction, part) for part in at.reshape(-1, _AT_ONCE)]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fedjax_sim.diagnostics import robust
-from fedjax_sim.diagnostics.course import Course, Stretch, course_of, stretch, tail
+from fedjax_sim.diagnostics.course import FEWEST, Course, Stretch, course_of, stretch, tail
 from fedjax_sim.diagnostics.series import Sketch
 
 TINY = 1e-12
@@ -34,6 +34,10 @@ OFTEN, OFTEN_SPREAD = 2 / 3, 8 / 45
 """Share of points at which noise turns, and its variance times the number of points."""
 LENGTHS = ("update_norm", "step_norm", "gradient_norm")
 """Series besides the loss that are lengths, read on a log scale."""
+SPREAD = ("client_accuracy_p10", "client_accuracy_p90")
+"""Accuracy of the worst and the best tenth of clients."""
+MUCH = 0.1
+"""Share of its own fall by which the test loss must rise again to be called overfitting."""
 
 
 def of_loss(sketch: Sketch, floor: float | None) -> dict[str, float]:
@@ -57,12 +61,7 @@ def of_loss(sketch: Sketch, floor: float | None) -> dict[str, float]:
         numbers |= noise(course, numbers["end_excess"])
         numbers |= recent(course, base, start)
         numbers |= swings(course, base)
-        least = TINY * start
-        if course.y.min() - base < -least:  # noise about the floor has no logarithm
-            least = max(least, numbers["noise"] / 10)
-        numbers |= growth(course, base, least)
-        top = float(course.high[-max(3, len(course.y) // 6) :].max()) - base
-        numbers["top"] = top / start if start > 0 else 1.0
+        numbers |= growth(course, base, start)
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -77,7 +76,8 @@ def level(course: Course, floor: float | None) -> dict[str, float]:
     Returns:
       `first`, `end`, `best`, `best_at` (share of the run), `floor` (NaN where none is known),
       `base` (what excess is counted from), `start_excess`, `end_excess`, `height` (end over
-      start excess) and `above_best` (end above the best level, over the start's excess).
+      start excess), `above_best` (end above the best level, over the start's excess) and `gain`
+      (the way from the start to the end over the start itself).
     """
     y = course.y
     # A noisy first point may lie low: the median of the first five tells.
@@ -99,6 +99,7 @@ def level(course: Course, floor: float | None) -> dict[str, float]:
         "end_excess": end - base,
         "height": (end - base) / scale,
         "above_best": (end - best) / scale,
+        "gain": (first - end) / abs(first) if first else 0.0,
     }
 
 
@@ -273,21 +274,28 @@ def is_regular(beat: robust.Rhythm) -> bool:
     )
 
 
-def growth(course: Course, base: float, least: float) -> dict[str, float]:
+def growth(course: Course, base: float, start_excess: float) -> dict[str, float]:
     """Whether the loss grows: of the last third, and of the upper envelope of the whole.
 
     Args:
       course: of the loss.
       base: what excess is counted from.
-      least: excess below which differences mean nothing.
+      start_excess: the first point's.
 
     Returns:
       `growth` (of log excess a point) with `growth_low`; `rise` (the end's level over the
       lowest level before it); `earlier_rise` (the largest such rise that came down again);
       `envelope` (greatest excess of the last sixth over that of the sixth before);
-      `envelope_before` (the same, one sixth earlier).
+      `envelope_before` (the same, one sixth earlier); `top` (greatest excess of the last sixth
+      over the start's).
     """
-    y = np.maximum(course.y - base, max(least, 1e-300))
+    least = max(TINY * start_excess, 1e-300)
+    if course.y.min() - base < -least:  # noise about the floor has no logarithm
+        steps = course.steps[len(course.y) // 2 :] / course.n[len(course.y) // 2 :]
+        usual = float(np.median(np.sqrt(steps))) / 10
+        least = max(least, usual) if np.isfinite(usual) else least
+    y = np.maximum(course.y - base, least)
+    scale = start_excess if start_excess > 0 else max(abs(course.first), least)
     part = tail(course, 1 / 3)
     line = robust.trend(course.t[part], np.log(y[part]))
     smooth = _smoothed(y, max(1, len(y) // 20))
@@ -303,6 +311,7 @@ def growth(course: Course, base: float, least: float) -> dict[str, float]:
         "earlier_rise": _earlier_rise(smooth),
         "envelope": tops[2] / tops[1] if tops[1] > 0 else 1.0,
         "envelope_before": tops[1] / tops[0] if tops[0] > 0 else 1.0,
+        "top": tops[2] / scale,
     }
 
 
@@ -323,25 +332,34 @@ def beside(sketches: Mapping[str, Sketch]) -> dict[str, float]:
     """Numbers of the other series, where they are there.
 
     Args:
-      sketches: by name, without the loss.
+      sketches: by name, the judged one among them.
 
     Returns:
       For each of `LENGTHS`: `NAME` (level of the last quarter), `NAME_ratio` (that over the mean
-      of the first tenth) and `NAME_growth` (logarithmic, over a quarter of the run, with
-      `NAME_growth_low`); `step_cosine` (mean of the last half); `broken`, 1, where one of the
-      lengths is no longer finite.
+      of the first tenth), `NAME_growth` (logarithmic, over a quarter of the run) and
+      `NAME_growth_low`; `step_cosine` (mean of the last half); `broken`, 1, where a length is
+      no longer finite; `client_spread` (accuracy of the best tenth of clients less that of the
+      worst, over the last quarter); those of `overfitting`.
     """
     out: dict[str, float] = {}
     for length in LENGTHS:
         if length in sketches:
-            if sketches[length].broken:
-                out["broken"] = 1.0
             out |= _length(course_of(sketches[length]), length)
-    cosine = sketches.get("step_cosine")
-    if cosine is not None and cosine.seen:
-        course = course_of(cosine)
+            out |= {"broken": 1.0} if sketches[length].broken else {}
+    ends = {n: _end(sketches[n]) for n in (*SPREAD, "step_cosine") if n in sketches}
+    if SPREAD[0] in ends and SPREAD[1] in ends:
+        out["client_spread"] = ends[SPREAD[1]] - ends[SPREAD[0]]
+    if "step_cosine" in ends:
+        course = course_of(sketches["step_cosine"])
         out["step_cosine"] = float(course.y[tail(course, 0.5, 4)].mean())
+    if "train_loss" in sketches and "test_loss" in sketches:
+        out |= overfitting(course_of(sketches["train_loss"]), course_of(sketches["test_loss"]))
     return out
+
+
+def _end(sketch: Sketch) -> float:
+    course = course_of(sketch)
+    return robust.middle_mean(course.y[tail(course, 0.25, 4)]) if len(course.y) else 0.0
 
 
 def _length(course: Course, name: str) -> dict[str, float]:
@@ -356,3 +374,26 @@ def _length(course: Course, name: str) -> dict[str, float]:
         quarter = course.points / 4
         out |= {f"{name}_growth": line.slope * quarter, f"{name}_growth_low": line.low * quarter}
     return out
+
+
+def overfitting(train: Course, test: Course) -> dict[str, float]:
+    """Whether the test loss has turned up while the train loss went on falling.
+
+    Returns:
+      `test_gap` (test less train loss at the end); `test_rise` (test loss at the end above its
+      best level, over the fall from its start to the best); `overfit` (1 where that is more than
+      a tenth and the train loss fell beyond noise since); nothing for fewer than 8 points.
+    """
+    if min(len(train.y), len(test.y)) < FEWEST:
+        return {}
+    smooth = _smoothed(test.y, max(1, len(test.y) // 10))
+    at, end = int(np.argmin(smooth)), robust.middle_mean(test.y[tail(test, 0.1, 4)])
+    fall = float(test.y[0] - smooth[at])
+    rise = (end - float(smooth[at])) / fall if fall > 0 else 0.0
+    since = int(len(train.y) * at / len(test.y))
+    line = robust.trend(train.t[since:], train.y[since:])
+    return {
+        "test_gap": end - robust.middle_mean(train.y[tail(train, 0.1, 4)]),
+        "test_rise": rise,
+        "overfit": float(rise > MUCH and line.high < 0),
+    }

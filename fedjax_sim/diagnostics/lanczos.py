@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-import scipy.linalg as sla
 
 from fedjax_sim.core.checks import integer
 from fedjax_sim.engine.plan import refuse_oversize
@@ -62,7 +61,7 @@ class Krylov:
 def random_block(block: int, n: int, seed: int = 0) -> Matrix:
     """Orthonormal rows `[block, n]`, uniform among all such (Haar)."""
     draw = np.random.default_rng(seed).normal(size=(min(block, n), n))
-    return sla.qr(draw.T, mode="economic")[0].T
+    return np.linalg.qr(draw.T)[0].T
 
 
 def block_lanczos(
@@ -152,7 +151,7 @@ def dense(
         rows[: len(part)] = part
         columns[start : start + len(part)] = np.array(multiply(rows), np.float64)[: len(part)]
     symmetric = (columns + columns.T) / 2
-    values, rotation = sla.eigh(symmetric)
+    values, rotation = np.linalg.eigh(symmetric)
     noise = float(np.linalg.norm(columns - symmetric, 2))
     krylov = Krylov(
         basis=eye,
@@ -183,14 +182,12 @@ def _split(w: Matrix, basis: Matrix, *, room: int, least: float) -> tuple[Matrix
     Directions shorter than `least` are left out; so are those beyond `room`, of which there are
     none but for rounding.
     """
-    q, r, order = sla.qr(w.T, mode="economic", pivoting=True)
-    keep = int(np.sum(np.abs(np.diag(r)) > least))
-    keep = min(keep, room)
-    rows = np.ascontiguousarray(q[:, :keep].T)
+    left, lengths, right = np.linalg.svd(w, full_matrices=False)
+    keep = min(int(np.sum(lengths > least)), room)
+    rows = np.ascontiguousarray(right[:keep])
     _orthogonalise(rows, basis)
-    fine, change = sla.qr(rows.T, mode="economic")
-    share = np.empty((keep, w.shape[0]))
-    share[:, order] = change @ r[:keep]
+    fine, change = np.linalg.qr(rows.T)
+    share = change @ (left[:, :keep] * lengths[:keep]).T
     return np.ascontiguousarray(fine.T), share
 
 
@@ -199,7 +196,7 @@ def _ritz(
 ) -> Krylov:
     """Eigenpairs of the symmetric part of T, with the residual that each leaves."""
     symmetric = (t + t.T) / 2
-    values, rotation = sla.eigh(symmetric)
+    values, rotation = np.linalg.eigh(symmetric)
     inside = (t - symmetric) @ rotation
     outside = tail @ rotation[newest]
     errors = np.sqrt(np.sum(inside**2, axis=0) + np.sum(outside**2, axis=0))

@@ -36,6 +36,9 @@ RISES = 1.5
 
 CONTINUES = 0.1
 """Share by which the last quarter must lift the excess: a rise that levels off is none."""
+HARDLY = 0.05
+"""Share of its start that a positive loss must have lost, where no floor is known, for flat to
+mean done: a loss that never moved is stuck."""
 LOWEST = 1e-3
 """Height below which swings do not matter any more."""
 UNDONE = -0.4
@@ -97,7 +100,8 @@ def _diverging(e: Mapping[str, float]) -> Ruling | None:
     beyond_noise = e["growth_low"] > 0 or _structured(e)
     growing = beyond_noise and e["top"] > 1 and e["envelope"] > GROWS
     growing = growing and (e["envelope_before"] > GROWS or e["fading"] < 0.5)
-    if lifted or growing:
+    overflows = not math.isfinite(e["noise"]) and e["top"] > 1
+    if lifted or growing or overflows:
         return Ruling(DIVERGING, math.log(max(e["rise"] / RISES, e["envelope"] / GROWS, 1)))
     return None
 
@@ -138,9 +142,12 @@ def _fall(e: Mapping[str, float]) -> float:
 
 
 def _flat(e: Mapping[str, float]) -> Ruling:
-    leaving = e.get("step_norm_growth_low", 0.0) > 0 and e.get("step_cosine", 0.0) > AHEAD
-    if leaving and math.isnan(e["floor"]):
-        return Ruling(STAGNATING, e["step_norm_growth"])
+    if math.isnan(e["floor"]) and e["height"] <= LOW:
+        leaving = e.get("step_norm_growth_low", 0.0) > 0 and e.get("step_cosine", 0.0) > AHEAD
+        if leaving:
+            return Ruling(STAGNATING, e["step_norm_growth"])
+        if e["first"] > 0 and e["gain"] < HARDLY:
+            return Ruling(STAGNATING, math.log(HARDLY / max(e["gain"], 1e-12)))
     if e["height"] <= LOW:
         return Ruling(CONVERGED, math.log(LOW / max(e["height"], 1e-12)))
     return Ruling(STAGNATING, math.log(e["height"] / LOW))

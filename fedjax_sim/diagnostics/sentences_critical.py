@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedjax_sim.diagnostics.critical import Critical
+    from fedjax_sim.diagnostics.critical_answer import Critical
 
 
 def sentence(c: Critical) -> str:
@@ -27,12 +27,19 @@ def _not_stationary(c: Critical) -> str:
     share = c.promised / c.scales.loss
     words = (
         f"Not stationary: the gradient's length is {c.gradient_norm:.2g}, and a step along it "
-        f"promises to lower the loss by {c.promised:.2g} ({share:.2g} of its scale)"
+        f"promises to lower the loss by {c.promised:.2g} ({share:.2g} of its scale); "
+        f"{c.gained:.2g} was found."
     )
-    words += f"; {c.verified_decrease:.2g} was found." if c.verified_decrease > 0 else "."
     if c.low.value < -c.scales.zero:
         words += f" The ground is not convex here: the lowest curvature is {c.low.value:.2g}."
     return words
+
+
+def _gradient(c: Critical) -> str:
+    """How the gradient fails to lead down."""
+    if c.promised > c.tolerances.stationary * c.scales.loss:
+        return f"no step along the gradient gains more than {max(c.gained, 0.0):.1g}"
+    return f"the gradient has vanished ({c.gradient_norm:.2g})"
 
 
 def _saddle(c: Critical) -> str:
@@ -43,11 +50,7 @@ def _saddle(c: Critical) -> str:
             f"one of higher order; {found.rstrip()}."
         )
     top = c.high.value <= c.scales.zero
-    words = (
-        "A maximum (every direction goes down): "
-        if top
-        else f"A saddle: the gradient has vanished ({c.gradient_norm:.2g}), yet "
-    )
+    words = "A maximum (every direction goes down): " if top else f"A saddle: {_gradient(c)}, yet "
     words += f"{_about(c, c.negative, 'direction')} of {c.parameters:,} "
     words += "goes" if c.negative == 1 else "go"
     words += f" down, the steepest with curvature {c.low.value:.3g} "
@@ -59,14 +62,13 @@ def _saddle(c: Critical) -> str:
 
 def _minimum(c: Critical) -> str:
     words = (
-        f"A local minimum: the gradient has vanished ({c.gradient_norm:.2g}) and no direction "
-        f"goes down; curvatures lie between {c.low.value:.2g} and {c.high.value:.3g}."
+        f"A local minimum: {_gradient(c)} and no direction "
+        f"goes down; curvatures lie between {c.low.value + 0.0:.2g} and {c.high.value:.3g}."
     )
     if c.flat:
         words += (
             f" {_about(c, c.flat, 'direction').capitalize()} of {c.parameters:,} "
-            f"{'is' if c.flat == 1 else 'are'} flat: moving along "
-            f"{'it' if c.flat == 1 else 'them'} changes the loss in no second order."
+            f"{'is' if c.flat == 1 else 'are'} flat{'' if c.spectrum.exact else ' or nearly so'}."
         )
     return words
 

@@ -17,12 +17,14 @@ class Spectrum:
       values: ascending `[n]`.
       weights: `[n]`, summing to 1: shares of the P eigenvalues.
       parameters: P.
+      errors: `[n]`, how far each value may be from an eigenvalue.
       exact: the values are all P eigenvalues; else an estimate by quadrature.
     """
 
     values: np.ndarray
     weights: np.ndarray
     parameters: int
+    errors: np.ndarray
     exact: bool
 
     def moment(self, power: int) -> float:
@@ -34,9 +36,20 @@ class Spectrum:
         inside = (self.values >= low) & (self.values <= high)
         return float(np.sum(self.weights[inside]))
 
-    def count(self, low: float, high: float) -> int:
-        """How many of the P eigenvalues lie in `[low, high]`, rounded where it is estimated."""
-        return round(self.parameters * self.share(low, high))
+    def signs(self, zero: float) -> tuple[int, int, int]:
+        """How many of the P eigenvalues are `(negative, flat or unresolved, positive)`.
+
+        A value counts as negative or positive only where it is beyond `zero` by more than its
+        own error: nodes of a quadrature stand for whole stretches of the spectrum, and the
+        stretch around zero is often wider than `zero`.
+
+        Args:
+          zero: absolute values up to this count as flat.
+        """
+        below = self.parameters * float(np.sum(self.weights[self.values + self.errors < -zero]))
+        above = self.parameters * float(np.sum(self.weights[self.values - self.errors > zero]))
+        negative, positive = round(below), round(above)
+        return negative, max(self.parameters - negative - positive, 0), positive
 
     def smooth(self, grid: np.ndarray, width: float) -> np.ndarray:
         """The density on `grid` `[k]`, each weight as a Gaussian of standard deviation `width`."""
@@ -60,4 +73,4 @@ def spectrum_of(krylov: Krylov) -> Spectrum:
     n = krylov.basis.shape[1]
     whole = krylov.exact and len(krylov.values) == n
     weights = np.full(n, 1 / n) if whole else krylov.weights
-    return Spectrum(krylov.values, weights, n, whole)
+    return Spectrum(krylov.values, weights, n, krylov.errors, whole)

@@ -83,7 +83,7 @@ def verdict(
     if name not in sketches:
         raise InputError("loss", name, f"must be one of: {', '.join(series)}")
     higher = is_accuracy(name) if higher_is_better is None else higher_is_better
-    main = sketches.pop(name)
+    main = sketches[name]
     if higher:
         main, floor = _mirrored(main), 0.0 if floor is None else floor
     numbers = measure.of_loss(main, floor) | measure.beside(sketches)

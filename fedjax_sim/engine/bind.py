@@ -18,7 +18,6 @@ from fedjax_sim.engine.cohort import CohortResult, Work, run_cohort
 from fedjax_sim.engine.compose import Parts, Recipe
 from fedjax_sim.engine.plan import Plan
 
-
 Panel: TypeAlias = Callable[[Parts, Array], Parts]
 """`(parts, round) -> parts`: wraps a round's pieces to measure what passes through them."""
 

@@ -80,8 +80,8 @@ def run_round(
     """One federated round: sample, gather, step, observe, scatter.
 
     A round whose model is not finite, or in which no client's loss is, is undone, and so is
-    every later one: the state stays the last good one, with `sound` False. Rounds are counted on, for where runs
-    share a program they share its draws, which come of the round.
+    every later one: the state stays the last good one, with `sound` False. Rounds are counted
+    on, for where runs share a program they share its draws, which come of the round.
     """
     of_round = keys.round_key(key, state.round)
     draw = keys.server_key(of_round, keys.Purpose.SAMPLE)

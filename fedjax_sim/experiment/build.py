@@ -20,8 +20,8 @@ from fedjax_sim.experiment import config, optimizers
 from fedjax_sim.experiment.build_task import make_model, make_task, model_table, task_table, within
 from fedjax_sim.experiment.config import Experiment, Table
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK
-from fedjax_sim.experiment.sections import BATCH_FIELDS
 from fedjax_sim.experiment.policy import Policy
+from fedjax_sim.experiment.sections import BATCH_FIELDS
 from fedjax_sim.experiment.settings import Diagnosis, Settings
 
 _PLAN_FIELDS = ("lanes", "devices", "chunk")

@@ -14,6 +14,7 @@ _SPEED_ONLY = {
     "plan": ("lanes", "devices", "chunk"),
     "run": ("seed", "checkpoint_every", "keep_checkpoints"),
 }
+_OF_DATA = ("federation", "clients")
 _MOST_NAMED = 3
 
 
@@ -43,7 +44,7 @@ def setting_of(facts: Mapping[str, Any]) -> dict[str, Any]:
         else content
         for section, content in config.items()
     }
-    told = {} if "data" in config else {n: facts.get(n) for n in ("federation", "clients")}
+    told = {} if "data" in config else {n: facts.get(n) for n in _OF_DATA}
     return flat(kept) | {n: v for n, v in told.items() if v is not None}
 
 
@@ -73,7 +74,7 @@ def grouped(sources: Sequence[Source], name: str) -> tuple[list[Named], list[str
       name: of the folder: the contestant's where there is one setting.
     """
     groups: dict[str, list[Source]] = {}
-    for source in sources:
+    for source in _completed(sources):
         key = json.dumps(setting_of(source.facts), sort_keys=True, default=str)
         groups.setdefault(key, []).append(source)
     notes: list[str] = []
@@ -89,6 +90,27 @@ def grouped(sources: Sequence[Source], name: str) -> tuple[list[Named], list[str
                 by_seed[source.seed] = source
         out.append(Named(own, tuple(by_seed[s] for s in sorted(by_seed))))
     return out, notes
+
+
+def _completed(sources: Sequence[Source]) -> list[Source]:
+    """Sources with the data of an unfinished run, which has no summary, taken from its like."""
+    known: dict[str, dict[str, Any]] = {}
+    for source in sources:
+        told = {n: source.facts[n] for n in _OF_DATA if source.facts.get(n) is not None}
+        if len(told) == len(_OF_DATA):
+            known.setdefault(_config_key(source), told)
+    return [
+        s._replace(facts=known.get(_config_key(s), {}) | _without_none(s.facts)) for s in sources
+    ]
+
+
+def _config_key(source: Source) -> str:
+    setting = setting_of({"config": source.facts.get("config")})
+    return json.dumps(setting, sort_keys=True, default=str)
+
+
+def _without_none(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in facts.items() if v is not None}
 
 
 def _names(firsts: Sequence[Source], folder: str) -> list[str]:

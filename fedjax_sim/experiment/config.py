@@ -1,7 +1,8 @@
 """Experiment files: read, overridden, validated once, and written out resolved.
 
 A file has the sections [data] with [data.partition], [model], [task], [algorithm], [client],
-[server], [run], [diagnosis], [policy] and [plan]. `resolve` gives an `Experiment`; its `to_toml` alone runs again.
+[server], [run], [diagnosis], [policy] and [plan]. `resolve` gives an `Experiment`; its
+`to_toml` alone runs again.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util  # TEMPORARY
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,13 @@ from fedjax_sim.core.contracts import Task, Watch
 from fedjax_sim.core.types import Array, Model, Moment, PyTree
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.diagnostics import watch as watching
-
+from fedjax_sim.diagnostics.drift import drift_panel, drift_watch
+from fedjax_sim.diagnostics.verdict import verdict
 from fedjax_sim.engine.bind import Panel
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState
+from fedjax_sim.experiment.records import Record
 from fedjax_sim.experiment.settings import Settings
-
-import importlib.util  # TEMPORARY
 
 _HAVE_DRIFT = importlib.util.find_spec("fedjax_sim.diagnostics.drift") is not None
 _HAVE_VERDICT = importlib.util.find_spec("fedjax_sim.experiment.verdict_file") is not None
@@ -33,10 +34,8 @@ def groups_of(federation: Federation, given: Any = None) -> np.ndarray | None:
 
 def panel_of(settings: Settings, groups: np.ndarray | None) -> Panel | None:
     """The drift panel that a run's rounds are wrapped with, or None."""
-    if not settings.diagnosis.drift_every or not _HAVE_DRIFT:
+    if not settings.diagnosis.drift_every:
         return None
-    from fedjax_sim.diagnostics.drift import drift_panel
-
     return drift_panel(every=settings.diagnosis.drift_every, groups=groups)
 
 
@@ -47,9 +46,7 @@ def watch_of(
     watches: dict[str, Watch] = {}
     if settings.diagnosis.verdict:
         watches[VERDICT] = watching.watch(groups)
-    if settings.diagnosis.drift_every and _HAVE_DRIFT:
-        from fedjax_sim.diagnostics.drift import drift_watch
-
+    if settings.diagnosis.drift_every:
         watches[DRIFT] = drift_watch(task, plan, mesh, every=settings.diagnosis.drift_every)
     return together(watches) if watches else None
 
@@ -75,33 +72,51 @@ def together(watches: Mapping[str, Watch]) -> Watch:
 
 def judge(state: RunState) -> str:
     """The name of the verdict on what a run's watch has seen so far."""
-    from fedjax_sim.diagnostics.verdict import verdict
-
-    return verdict(watching.series_of(state.watch[VERDICT])).name
+    seen = watching.series_of(state.watch[VERDICT])
+    return verdict(seen).name if "train_loss" in seen else ""
 
 
 def of_groups(state: RunState) -> list[dict[str, Any]]:
     """The verdict on each group's training loss, in order."""
-    from fedjax_sim.diagnostics.verdict import verdict
-
     found = watching.group_series_of(state.watch[VERDICT])
     return [verdict(series).as_dict() for series in found]
 
 
 def of_records(
-    records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any] | None = None
+    records: Sequence[Record], facts: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The verdict on a run's records, JSON-ready."""
-    if not _HAVE_VERDICT:
-        return {}
+    """The verdict on a run's records, JSON-ready; empty where no loss was recorded.
+
+    A loss that never was below 0 is taken to be one that cannot be, as cross entropy and squared
+    errors are.
+    """
     from fedjax_sim.experiment.verdict_file import verdict_of
 
-    return verdict_of(records, facts=facts).as_dict()
+    losses = [r["train_loss"] for r in records if r.get("train_loss") is not None]
+    if not losses:
+        return {}
+    floor = 0.0 if min(losses) >= 0 else None
+    return verdict_of(records, floor=floor, facts=facts).as_dict()
 
 
-def facts_of(prepared: Any) -> dict[str, Any]:
-    """What is known of a run besides its course: numbers and sizes, for naming causes."""
-    settings = prepared.settings
-    numbers = {n: float(v) for n, v in prepared.hyper.items()}
-    clients = prepared.federation.n_clients
-    return numbers | {"algorithm": prepared.name, "cohort": settings.cohort, "clients": clients}
+def facts_of(prepared: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of a run besides its course, for naming causes.
+
+    Args:
+      prepared: the run, `prepare.Prepared`.
+      records: its rounds, from which the local steps of a client are read.
+
+    Returns:
+      `momentum`, `server_momentum`, `alpha`, `local_steps` where they are known, `full_cohort`.
+    """
+    numbers, meta = prepared.hyper, prepared.federation.meta
+    known = {
+        "momentum": numbers.get("client_momentum", numbers.get("momentum")),
+        "server_momentum": numbers.get("server_momentum"),
+        "alpha": meta.get("alpha"),
+    }
+    facts = {n: float(v) for n, v in known.items() if v is not None}
+    steps = sum(r.get("client_steps", 0) for r in records)
+    members = sum(r.get("cohort_present", 0) for r in records)
+    whole = {"full_cohort": prepared.settings.cohort == prepared.federation.n_clients}
+    return facts | whole | ({"local_steps": steps / members} if members else {})

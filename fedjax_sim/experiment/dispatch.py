@@ -14,6 +14,8 @@ from jax.extend.core import ClosedJaxpr
 from fedjax_sim.core.types import PyTree
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine import plan as plans
+from fedjax_sim.engine.bind import Panel
+from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.forecast import Forecast, Pieces, forecast
 from fedjax_sim.engine.lane_shapes import LaneShapes, lane_shapes
 from fedjax_sim.engine.mesh import place, replicated
@@ -68,13 +70,14 @@ class Dispatch:
         p = self._prepared
         donated = frozenset(range(1, 1 + len(jax.tree.leaves(state))))  # the key comes first
         data, evaluation = self._host[1:3]
+        recipe = p.recipe if p.panel is None else _measured(p.recipe, p.panel)
         shapes = lane_shapes(
-            p.recipe, p.task, self.shapes.algorithm, self.shapes.rows, data, p.sampler.size
+            recipe, p.task, self.shapes.algorithm, self.shapes.rows, data, p.sampler.size
         )
         records = self.program.out_avals[len(jax.tree.leaves(state)) :]
         pieces = Pieces(
             data=(data, evaluation),
-            server=(self.shapes.algorithm, self.shapes.sampler),
+            server=(self.shapes.algorithm, self.shapes.sampler, self.shapes.watch),
             rows=self.shapes.rows,
             work=shapes.work,
             model=shapes.report.update,
@@ -145,6 +148,11 @@ class Dispatch:
         key, *rest = self._args
         state, records = self._program(key, state, many, *rest)
         return state, jax.device_get(records)
+
+
+def _measured(recipe: Recipe, panel: Panel) -> Recipe:
+    """The recipe with the panel's accumulators, for their sizes."""
+    return recipe._replace(build=lambda **hyper: panel(recipe.build(**hyper), jnp.int32(0)))
 
 
 def _distinct_bytes(held: tuple[Federation, PyTree, PyTree]) -> int:

@@ -63,8 +63,9 @@ class Keeper:
 
     def take_up(self, course: Mapping[str, Any], best: RunState | None) -> None:
         """Go on from what a checkpoint kept."""
-        events = tuple(course.get("events", ()))
-        self.course, self.best = Course(**{**course, "events": events}), best
+        values = dict(course)
+        values["events"] = tuple(values["events"])
+        self.course, self.best = Course(**values), best
 
     def after(
         self, state: RunState, records: Sequence[Record], new: int, *, sound: bool

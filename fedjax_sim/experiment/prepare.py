@@ -19,7 +19,7 @@ from fedjax_sim.core.types import Array, Model, PyTree
 from fedjax_sim.data.federated import Federation, check_shards
 from fedjax_sim.engine import mesh as meshes
 from fedjax_sim.engine import plan as plans
-from fedjax_sim.engine.bind import bind
+from fedjax_sim.engine.bind import Panel, bind
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.lane_shapes import lane_shapes
 from fedjax_sim.engine.plan import Plan
@@ -51,6 +51,7 @@ class Prepared:
       init: the model to start from, or None.
       name: of the algorithm.
       recipe: the algorithm before it was bound.
+      panel: what a round's pieces are wrapped with to measure them, or None.
       watch: diagnosis inside the round loop, or None.
     """
 
@@ -66,6 +67,7 @@ class Prepared:
     init: Model | None
     name: str
     recipe: Recipe
+    panel: Panel | None = None
     watch: Watch | None = None
 
     @property
@@ -163,7 +165,8 @@ def prepare(
     )
     mesh = meshes.make_mesh(plan.devices)
     of_client = diagnosis.groups_of(federation, groups)
-    algorithm = bind(recipe, bound, plan, mesh, panel=diagnosis.panel_of(settings, of_client))
+    panel = diagnosis.panel_of(settings, of_client)
+    algorithm = bind(recipe, bound, plan, mesh, panel=panel)
     resolved = dataclasses.replace(
         settings,
         cohort=sampler.size,
@@ -184,6 +187,7 @@ def prepare(
         init=None if init is None else _start(init, model),
         name=recipe.name,
         recipe=recipe,
+        panel=panel,
         watch=diagnosis.watch_of(settings, bound, plan, mesh, of_client),
     )
 

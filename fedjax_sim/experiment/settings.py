@@ -27,7 +27,7 @@ class Diagnosis:
     drift_every: int = 10
 
     def __post_init__(self) -> None:
-        if not isinstance(self.verdict, bool):
+        if self.verdict not in (True, False):
             raise InputError("diagnosis.verdict", self.verdict, "must be true or false")
         integer("diagnosis.drift_every", self.drift_every, least=0, most=2**31 - 1)
 
@@ -76,7 +76,7 @@ class Settings:
     stragglers: float = 0.0
     drop_stragglers: bool = False
     diagnosis: Diagnosis = Diagnosis()
-    policy: Policy = Policy()
+    policy: Policy = Policy()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         integer("seed", self.seed, least=0, most=2**32 - 1)
@@ -104,7 +104,8 @@ def next_stop(done: int, settings: Settings, chunk: int) -> int:
     """Where the dispatch that starts after round `done` ends.
 
     Stops are absolute round numbers (multiples of `chunk`, of `checkpoint_every`, of
-    `eval_every` where a policy acts, and the last round), so that a resumed run dispatches what an undisturbed one would.
+    `eval_every` where a policy acts, and the last round), so that a resumed run dispatches what
+    an undisturbed one would.
     """
     stops = [(done // chunk + 1) * chunk, settings.rounds]
     every = settings.eval_every if settings.policy.acts else 0

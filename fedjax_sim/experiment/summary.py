@@ -70,7 +70,8 @@ def summarize(
     if course is not None:
         summary["policy"] = {"cuts": course.cuts, "events": list(course.events)}
     if prepared.settings.diagnosis.verdict and records:
-        summary["verdict"] = diagnosis.of_records(records, diagnosis.facts_of(prepared))
+        found = diagnosis.of_records(records, diagnosis.facts_of(prepared, records))
+        summary |= {"verdict": found} if found else {}
     for name in ("uplink_bytes", "downlink_bytes"):
         if records and name in records[0]:
             summary[f"total_{name}"] = sum(r[name] for r in records)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_sim.core.checks import InputError
+from fedjax_sim.diagnostics.evidence import SPREAD
 from fedjax_sim.diagnostics.verdict import Verdict, is_accuracy, verdict
 from fedjax_sim.experiment import files
 from fedjax_sim.experiment.records import Record
@@ -19,7 +20,7 @@ _DELIMITERS = ",;\t|"
 _ABSENT = {"", "-", "na", "n/a", "none", "null"}
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "+inf": math.inf, "-inf": -math.inf}
 _COUNTERS = ("round", "step", "epoch", "iteration", "iter", "time", "wall", "index")
-_BESIDE = ("train_loss", "update_norm", "step_norm", "step_cosine", "gradient_norm", "test_loss")
+_BESIDE = ("train_loss", "update_norm", "step_norm", "step_cosine", "gradient_norm", "test_loss", *SPREAD)
 
 
 def verdict_of(
@@ -59,7 +60,15 @@ def verdict_of(
     chosen = {name: columns[name]} if name else {}
     chosen |= {n: columns[n] for n in _BESIDE if n in columns}
     higher = None if metric is None else True
-    return verdict(chosen, loss=name, floor=floor, higher_is_better=higher, facts=facts)
+    known = _local_steps(columns) | dict(facts or {})
+    return verdict(chosen, loss=name, floor=floor, higher_is_better=higher, facts=known)
+
+
+def _local_steps(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
+    """Local steps a client and round, where the records tell."""
+    pairs = zip(columns.get("client_steps", ()), columns.get("cohort_present", ()), strict=False)
+    each = [steps / present for steps, present in pairs if steps and present]
+    return {"local_steps": sum(each) / len(each)} if each else {}
 
 
 def columns_of(records: Sequence[Record]) -> dict[str, list[float | None]]:

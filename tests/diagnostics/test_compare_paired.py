@@ -91,16 +91,19 @@ def test_paired_intervals_cover_as_promised_and_the_bootstrap_does_not(n: int) -
     assert boot / 300 < hits / draws
 
 
-@pytest.mark.parametrize("counts", [c for c in product(range(5), repeat=4) if sum(c) > 1])
-def test_paired_shares_equal_newcombe(counts: tuple[int, int, int, int]) -> None:
-    outcomes = [(1, 1)] * counts[0] + [(1, 0)] * counts[1]
-    outcomes += [(0, 1)] * counts[2] + [(0, 0)] * counts[3]
-    second = {i: bool(b) for i, (_, b) in enumerate(outcomes)}
-    first = {i: bool(a) for i, (a, _) in enumerate(outcomes)}
-    found = paired.share_difference(second, first, 0.95)
-    np.testing.assert_allclose(found[1:3], oracle.newcombe(counts, 0.95), atol=1e-7)
-    back = paired.share_difference(first, second, 0.95)
-    np.testing.assert_allclose(back[1:3], (-found.high, -found.low), atol=1e-12)
+def test_paired_shares_equal_newcombe() -> None:
+    for counts in product(range(5), repeat=4):
+        if sum(counts) < 2:
+            continue
+        outcomes = [(1, 1)] * counts[0] + [(1, 0)] * counts[1]
+        outcomes += [(0, 1)] * counts[2] + [(0, 0)] * counts[3]
+        first = {i: bool(a) for i, (a, _) in enumerate(outcomes)}
+        second = {i: bool(b) for i, (_, b) in enumerate(outcomes)}
+        found = paired.share_difference(second, first, 0.95)
+        want = oracle.newcombe(counts, 0.95)
+        np.testing.assert_allclose(found[1:3], want, atol=1e-7, err_msg=str(counts))
+        back = paired.share_difference(first, second, 0.95)
+        np.testing.assert_allclose(back[1:3], (-found.high, -found.low), atol=1e-12)
 
 
 @pytest.mark.parametrize(("n", "p", "q"), [(10, 0.5, 0.8), (10, 0.9, 0.9), (20, 0.3, 0.6)])
@@ -113,7 +116,7 @@ def test_paired_shares_cover_at_least_about_as_promised(n: int, p: float, q: flo
             dict(enumerate(map(bool, luck < p))), dict(enumerate(map(bool, other < q))), 0.9
         )
         hits += found.low <= q - p <= found.high
-    assert 0.87 < hits / draws < 0.99, hits / draws
+    assert 0.87 < hits / draws < 0.995, hits / draws
 
 
 def test_the_same_is_exactly_no_difference() -> None:

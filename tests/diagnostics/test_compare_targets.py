@@ -37,7 +37,7 @@ def course(values: Any, *, seed: int = 0, every: int = 1, **changes: Any) -> Cou
 @pytest.mark.parametrize("q", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("every", [1, 5])
 def test_a_geometric_loss_is_met_at_the_exact_round(q: float, every: int) -> None:
-    rounds = np.arange(1, 400) * every
+    rounds = np.arange(1, 700) * every
     curve = course(3.0 * q**rounds, every=every)
     for target in (0.7 * 3.0 * q**every, 1e-2 * q):
         exact = math.log(target / 3.0) / math.log(q)

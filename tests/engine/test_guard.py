@@ -119,7 +119,8 @@ def test_a_panel_wraps_the_parts_of_every_round():
 
     def observe(state, moment):
         double = moment.info.trees["double"]["x"]
-        return state, {"gap": jnp.sum(double + 2 * (moment.after.params["x"] - moment.before.params["x"]))}
+        moved = moment.after.params["x"] - moment.before.params["x"]
+        return state, {"gap": jnp.sum(double + 2 * moved)}
 
     made, key = run_of(fedavg(optax.sgd(0.1))), jax.random.key(1)
     algorithm = bind(fedavg(optax.sgd(0.1)), made.task, made.plan, make_mesh(1), panel=panel)

@@ -26,7 +26,7 @@ from fedjax_sim.transforms.schedule import scale_by_round
 SMALL: dict[str, Any] = {
     "data": {"name": "digits", "partition": {"name": "iid", "clients": 5}},
     "model": {"name": "mlp", "widths": [8, 8]},
-    "client": {"epochs": 1, "batch_size": 100},
+    "client": {"epochs": 1, "batch_size": 100, "shuffle": False},
     "run": {"rounds": 4, "cohort": 3, "eval_every": 4},
     "plan": {"lanes": 1, "devices": 1},
 }
@@ -50,7 +50,7 @@ def trained(pairs: dict[str, Any], recipe: Any = None) -> Any:
     return made.model
 
 
-LOCAL = {"epochs": 1, "batch_size": 100}
+LOCAL = {"epochs": 1, "batch_size": 100, "shuffle": False}
 HALVED = {"name": "step", "rate": 0.5, "every": 2}
 
 
@@ -198,7 +198,7 @@ def test_nothing_is_written_of_a_policy_that_nobody_asked_for() -> None:
             {"client.batch_norm": "local", "algorithm.name": "local_only"},
             "client.batch_norm",
             "personal",
-        ),  # fmt: skip  # noqa: E501
+        ),
     ],
 )
 def test_bad_input_names_the_field(pairs: dict[str, Any], field: str, words: str) -> None:

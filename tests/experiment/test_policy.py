@@ -21,8 +21,6 @@ from fedjax_sim.experiment.policy import Course, Policy, decide, score_of
 from fedjax_sim.experiment.progress import Progress
 from fedjax_sim.experiment.settings import Diagnosis, Settings, next_stop
 
-CURVATURE = 1.0  # little's quadratics are made flat and equal here, so that rates are known
-
 
 def equal(clients: int = 4) -> Any:
     """Clients that share one quadratic of curvature 1 and the target 1."""
@@ -96,12 +94,12 @@ def test_bad_policies_are_refused(values: dict[str, Any], field: str) -> None:
 
 
 def test_a_policy_needs_the_verdict_and_a_rate_to_cut() -> None:
-    with pytest.raises(InputError, match="diagnosis.verdict"):
+    with pytest.raises(InputError, match=r"diagnosis\.verdict"):
         session(0.5, Policy(("converged",)), diagnosis=Diagnosis(verdict=False))
-    alone = fs.algorithms.local_only(optax.sgd(0.1))
+    held = fs.algorithms.centralized(optax.sgd(0.1))
     with pytest.raises(InputError, match="no step to shorten"):
-        session(0.5, Policy(on_trouble="cut"), recipe=alone)
-    session(0.5, Policy(("converged",)), recipe=alone)
+        session(0.5, Policy(on_trouble="cut"), recipe=held)
+    session(0.5, Policy(("converged",)), recipe=held)
 
 
 def test_dispatches_end_at_evaluations_where_a_policy_acts() -> None:
@@ -117,7 +115,7 @@ def test_dispatches_end_at_evaluations_where_a_policy_acts() -> None:
 def test_a_converged_run_ends_early(tmp_path: Path) -> None:
     run = session(0.5, Policy(("converged",), patience=10), tmp_path / "run").run()
     assert run.status == run.summary["status"] == "stopped"
-    assert 20 <= len(run.records) < 120
+    assert 10 < len(run.records) < 60 and run.records[-1]["train_loss"] < 1e-3
     (event,) = run.summary["policy"]["events"]
     assert (event["action"], event["verdict"]) == ("stop", "converged")
     assert event["round"] == len(run.records)
@@ -159,7 +157,7 @@ def test_numbers_that_are_not_finite_are_cut_too_and_the_last_trouble_ends_it() 
     assert np.isfinite(run.model.params["x"]).all()
 
 
-@pytest.mark.parametrize("cut_at", [5, 20, 35, 60])
+@pytest.mark.parametrize("cut_at", [5, 20, 35])
 def test_a_run_under_a_policy_is_resumed_bit_for_bit(tmp_path: Path, cut_at: int) -> None:
     policy = Policy(("converged",), patience=15, on_trouble="restore")
     whole = session(2.6, policy).run()
@@ -170,8 +168,7 @@ def test_a_run_under_a_policy_is_resumed_bit_for_bit(tmp_path: Path, cut_at: int
             raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    if cut_at >= len(whole.records):
-        pytest.skip(f"the run ends after {len(whole.records)} rounds")
+    assert cut_at < len(whole.records)
     with pytest.raises(Interrupted):
         session(2.6, policy, out).run(stop)
     again = session(2.6, policy, out, resume=True).run()

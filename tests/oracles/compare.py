@@ -1,5 +1,6 @@
 """Statistics of convergence in plain NumPy loops, from their definitions."""
 
+import itertools
 import math
 
 import numpy as np
@@ -61,8 +62,8 @@ def spread(values):
 
 def sign_changes(values):
     tail = last_part(values, 3)
-    steps = [b - a for a, b in zip(tail[:-1], tail[1:], strict=True) if b != a]
-    turns = [a * b < 0 for a, b in zip(steps[:-1], steps[1:], strict=True)]
+    steps = [b - a for a, b in itertools.pairwise(tail) if b != a]
+    turns = [a * b < 0 for a, b in itertools.pairwise(steps)]
     return sum(turns) / len(turns) if turns else 0.0
 
 

@@ -1,0 +1,78 @@
+"""A rate that falls, or rises first, against a constant one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optax
+from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure
+from optimizer_effects.intervals import late, swing
+
+import fedjax_sim as fs
+from fedjax_sim.experiment.optimizers import factor
+from fedjax_sim.experiment.sections import Schedule
+from fedjax_sim.transforms.schedule import scale_by_round
+
+RATE, HIGH = 0.5, 1.0
+
+
+def rows(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows, and the curves for the picture; no arm is tuned, all have the same peak."""
+    data = bench.federation(fs.partition.dirichlet(clients=50, alpha=0.3))
+    rounds = bench.rounds(120)
+    schedules = {
+        "constant": Schedule(),
+        "cosine": Schedule(name="cosine", final=0.0),
+        "step": Schedule(name="step", rate=0.3, every=max(rounds // 3, 1)),
+    }
+
+    def arm(label: str, schedule: Schedule, *, at_server: bool = False, peak: float = RATE) -> Any:
+        by_round = factor(schedule, rounds)
+
+        def client(lr: Any) -> Any:
+            made = optax.sgd(lr)
+            return made if at_server else optax.chain(made, scale_by_round(by_round))
+
+        server = optax.sgd(1.0)
+        if at_server:
+            server = optax.chain(server, optax.scale_by_schedule(by_round))
+        recipe = fs.algorithms.fedavg(client, lr=peak, server=server, epochs=1, batch_size=5)
+        return measure(
+            Arm(label, recipe, fs.models.mlp(64), data, rounds, 5, {"lr": (peak,)}), bench
+        )
+
+    constant, cosine, step = (arm(f"{n} rate", s) for n, s in schedules.items())
+    server = arm("cosine at the server", schedules["cosine"], at_server=True)
+    warm = Schedule(warmup=min(20, rounds))
+    cold_high = arm(f"constant rate {HIGH:g}", Schedule(), peak=HIGH)
+    warm_high = arm(f"rate {HIGH:g} after a warm-up", warm, peak=HIGH)
+
+    def level(m: Measured) -> np.ndarray:
+        return late(m.curves["test_loss"])
+
+    def swings(m: Measured) -> np.ndarray:
+        return np.maximum(swing(m.curves["test_loss"]), 1e-12)
+
+    def early_peak(m: Measured) -> np.ndarray:
+        first = m.curves["test_loss"][:, :20]
+        return np.where(np.isfinite(first).all(1), np.nanmax(first, axis=1), np.inf)
+
+    end, between = "test loss over the last tenth", "swing of the test loss between rounds"
+    effect = "schedules"
+    table = [
+        claim(effect, "cosine ends lower than a constant rate of the same peak",
+              cosine, constant, level, end),
+        claim(effect, "cosine ends steadier", cosine, constant, swings, between),
+        claim(effect, "steps end lower", step, constant, level, end),
+        claim(effect, "steps end steadier", step, constant, swings, between),
+        claim(effect, "cosine at the server ends lower", server, constant, level, end),
+        claim(effect, "cosine at the server ends steadier", server, constant, swings, between),
+        claim(effect, "a warm-up keeps the first rounds of a high rate from leaping",
+              warm_high, cold_high, early_peak, "largest test loss of the first 20 rounds"),
+        claim(effect, "and the end is no worse for it", warm_high, cold_high, level, end,
+              because="once the leap is over both have the same rate and noise: only a warm-up "
+              "that saves a run from a bad region shows at the end"),
+    ]  # fmt: skip
+    shown = (constant, cosine, step, server)
+    return table, [course(m, "test_loss") for m in shown]
