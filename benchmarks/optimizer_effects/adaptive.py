@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import optax
-from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure, to_accuracy
 
 import fedjax_sim as fs
+from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure, to_accuracy
 
 CLIENT_RATES = (0.02, 0.1, 0.5)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import optax
-from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure, to_accuracy
-from optimizer_effects.intervals import swing
 
 import fedjax_sim as fs
+from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure, to_accuracy
+from optimizer_effects.intervals import swing
 
 RATES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 TARGET = {"digits": 0.93, "mnist": 0.9}
@@ -22,19 +23,15 @@ def rows(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     data = bench.federation(fs.partition.iid(clients=20))
     target, rounds = TARGET[bench.data], bench.rounds(150)
 
-    def arm(label: str, batch: int | None, **more: Any) -> Arm:
+    def arm(label: str, batch: int | None, rates: Sequence[float], **more: Any) -> Measured:
         recipe = fs.algorithms.fedavg(
             lambda lr: optax.sgd(lr), lr=0.1, **({"epochs": 1} | more), batch_size=batch
         )
-        return Arm(label, recipe, fs.models.mlp(64), data, rounds, 10)
+        grid, score = {"lr": rates}, to_accuracy(target)
+        return measure(Arm(label, recipe, fs.models.mlp(64), data, rounds, 10, grid, score), bench)
 
-    def tuned(label: str, batch: int | None) -> Measured:
-        made = arm(label, batch)
-        grid = {"lr": RATES}
-        return measure(Arm(**(vars(made) | {"grid": grid, "score": to_accuracy(target)})), bench)
-
-    small, middle = tuned(f"B = {SMALL}", SMALL), tuned(f"B = {MIDDLE}", MIDDLE)
-    full = tuned("B = all", None)
+    small, middle = (arm(f"B = {b}", b, RATES) for b in (SMALL, MIDDLE))
+    full = arm("B = all", None, RATES)
 
     def to_target(m: Measured) -> np.ndarray:
         return np.floor(to_accuracy(target)(m.curves))
@@ -45,12 +42,7 @@ def rows(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         return to_target(m) * a_round
 
     noisy, calm = (
-        measure(
-            Arm(**(vars(arm(f"one step of B = {b}", b, epochs=None, steps=1)) | {"grid": grid})),
-            bench,
-        )
-        for b in (2, 32)
-        for grid in ({"lr": (NOISE_RATE,)},)
+        arm(f"one step of B = {b}", b, (NOISE_RATE,), epochs=None, steps=1) for b in (2, 32)
     )
     name, limit = f"rounds to {100 * target:g} % test accuracy", float(rounds + 1)
     step_name = f"steps of a client to {100 * target:g} %"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from optimizer_effects.intervals import Interval, interval, rounds_to
 
 import fedjax_sim as fs
+from optimizer_effects.intervals import Interval, interval, rounds_to
 
 SEEDS, TUNING_SEEDS = (0, 1, 2, 3, 4), (10, 11, 12)
 AGREES, DISAGREES, UNDECIDED = "agrees", "disagrees", "not shown"
@@ -155,7 +155,7 @@ def to_loss(target: float) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
 
     def score(curves: dict[str, np.ndarray]) -> np.ndarray:
         curve = np.nan_to_num(curves["test_loss"], nan=1e3, posinf=1e3)
-        return rounds_to(curve, target, rising=False) + 1e-3 * np.minimum(curve.mean(1), 1e3)
+        return rounds_to(curve, target, rising=False) + 1e-3 * np.minimum(curve.mean(1), 900)
 
     return score
 
@@ -190,10 +190,11 @@ def claim(
       theory says, `disagrees` where it lies on the other, `not shown` where it holds both.
     """
     a, b = np.asarray(values(less), float), np.asarray(values(more), float)
-    told = interval(np.log(a) - np.log(b)).each(np.exp) if ratio else interval(a - b)
-    zero = 1.0 if ratio else 0.0
-    finite = all(np.isfinite(told))
-    verdict = AGREES if told.high < zero else DISAGREES if told.low > zero else UNDECIDED
+    told, verdict = None, _by_failure(a, b)
+    if np.isfinite(a).all() and np.isfinite(b).all():
+        told = interval(np.log(a) - np.log(b)).each(np.exp) if ratio else interval(a - b)
+        zero = 1.0 if ratio else 0.0
+        verdict = AGREES if told.high < zero else DISAGREES if told.low > zero else UNDECIDED
     row = {
         "effect": effect,
         "theory": text,
@@ -201,8 +202,8 @@ def claim(
         "less": _side(less, a, censored),
         "more": _side(more, b, censored),
         "compared_by": "ratio" if ratio else "difference",
-        "comparison": [round(v, 6) for v in told] if finite else None,
-        "verdict": verdict if finite else _by_failure(a, b),
+        "comparison": None if told is None else [round(v, 6) for v in told],
+        "verdict": verdict,
     }
     if row["verdict"] != AGREES and because:
         row["because"] = because

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import optax
+
+import fedjax_sim as fs
 from optimizer_effects.common import (
     Arm,
     Bench,
@@ -17,8 +19,6 @@ from optimizer_effects.common import (
     to_accuracy,
     to_loss,
 )
-
-import fedjax_sim as fs
 
 BETA = 0.9
 KINDS: dict[str, dict[str, Any]] = {
@@ -40,8 +40,8 @@ def at_the_client(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, An
 
     def arm(kind: str) -> Measured:
         recipe = fs.algorithms.fedavg(_sgd(kind), lr=0.1, epochs=2, batch_size=16)
-        made = Arm(kind, recipe, fs.models.mlp(64), data, rounds, 10, {"lr": rates})
-        return measure(Arm(**(vars(made) | {"score": to_accuracy(target)})), bench)
+        grid, score = {"lr": rates}, to_accuracy(target)
+        return measure(Arm(kind, recipe, fs.models.mlp(64), data, rounds, 10, grid, score), bench)
 
     plain, heavy, nesterov = map(arm, KINDS)
 
@@ -77,8 +77,8 @@ def exact(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     def arm(kind: str) -> Measured:
         recipe = fs.algorithms.fedsgd(_sgd(kind), lr=0.1)
         model = fs.models.logistic(init="lecun")
-        made = Arm(f"{kind}, exact gradient", recipe, model, data, rounds, 20, {"lr": rates})
-        return measure(Arm(**(vars(made) | {"score": to_loss(target)})), bench)
+        label, grid, score = f"{kind}, exact gradient", {"lr": rates}, to_loss(target)
+        return measure(Arm(label, recipe, model, data, rounds, 20, grid, score), bench)
 
     plain, heavy, nesterov = map(arm, KINDS)
 
@@ -112,8 +112,8 @@ def at_the_server(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, An
             epochs=1, batch_size=10,
         )  # fmt: skip
         grid = {"lr": (0.05, 0.2), "server_lr": (0.1, 0.3, 1.0)}
-        made = Arm(f"{kind} at the server", recipe, fs.models.mlp(64), data, rounds, 5, grid)
-        return measure(Arm(**(vars(made) | {"score": to_accuracy(target)})), bench)
+        label, score = f"{kind} at the server", to_accuracy(target)
+        return measure(Arm(label, recipe, fs.models.mlp(64), data, rounds, 5, grid, score), bench)
 
     plain, heavy, nesterov = map(arm, KINDS)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import optax
-from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure
-from optimizer_effects.intervals import late
 
 import fedjax_sim as fs
 from fedjax_sim.algorithms.batch_norm import batch_norm
+from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure
+from optimizer_effects.intervals import late
 
 CLIENTS, RATE = 40, 0.1
 POLICIES: dict[str, dict[str, Any]] = {

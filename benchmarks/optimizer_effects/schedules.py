@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import optax
-from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure
-from optimizer_effects.intervals import late, swing
 
 import fedjax_sim as fs
 from fedjax_sim.experiment.optimizers import factor
 from fedjax_sim.experiment.sections import Schedule
 from fedjax_sim.transforms.schedule import scale_by_round
+from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure
+from optimizer_effects.intervals import late, swing
 
 RATE, HIGH = 0.5, 1.0
 

@@ -12,9 +12,9 @@ from fedjax_sim.experiment import files
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Draw `curves.png` anew and print the closing table; also of a run under way."""
+    """Draw the pictures anew and print the closing table; also of a run under way."""
     from fedjax_sim.cli import screen
-    from fedjax_sim.experiment.plots import curves
+    from fedjax_sim.experiment.folder import draw
     from fedjax_sim.experiment.records import read_records
 
     out = Path(arguments.folder)
@@ -26,9 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
     if not records:
         raise InputError("out", str(out), "holds no round yet; go on with fedjax-sim resume")
     summary = _summary(out, records)
-    figure = curves(records, summary)
     try:
-        figure.savefig(out / files.CURVES, dpi=150)
+        draw(out, records, summary)
     except OSError as error:
         raise InputError("out", str(out), f"cannot be written: {error.strerror}") from error
     screen.closing_of(screen.console(), records, summary, out)

@@ -21,6 +21,7 @@ _PLAIN_EVERY_S = 5.0
 _PLAIN_SHARE = 0.1
 _LEFT = (
     (files.CURVES, "curves"),
+    (files.DRIFT, "do the clients pull the same way?"),
     (files.METRICS, "a record a round"),
     (files.SUMMARY, "summary"),
     (files.FINAL, "the trained model; fedjax_sim.load reads it"),

@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
 class _Rows(NamedTuple):
     """A client's Lanczos run as it goes.
 
-    basis `[m + 1, P]`; diagonal and beside `[m]` of the tridiagonal matrix; product and count:
+    basis `[m + 1, P]`; diagonal and beside `[m]` of the tridiagonal matrix; product and counted:
     sums of this pass; gradient `[P]`, loss and seen: sums of the first pass; along: the
     curvature that it found.
     """
@@ -96,7 +96,7 @@ class _Rows(NamedTuple):
     diagonal: Array
     beside: Array
     product: Array
-    count: Array
+    counted: Array
     gradient: Array
     loss: Array
     seen: Array
@@ -158,7 +158,7 @@ def lanczos_client(summed: SumLoss, unravel: Any, batches: Batches, steps: int) 
         )
         fresh = i == 0
         product = jnp.where(fresh, 0, w.product) + ravel_pytree(product)[0]
-        seen = jnp.where(fresh, 0, w.count) + count.astype(w.count.dtype)
+        seen = jnp.where(fresh, 0, w.counted) + count.astype(w.counted.dtype)
         image = product / jnp.maximum(seen, 1)
         quotient = vector @ image
         rest, length = _orthogonal(image, w.basis, at)
@@ -172,7 +172,7 @@ def lanczos_client(summed: SumLoss, unravel: Any, batches: Batches, steps: int) 
             diagonal=w.diagonal.at[j].set(jnp.where(first, 0, quotient)),
             beside=w.beside.at[j].set(jnp.where(first, 0, length)),
             product=product,
-            count=seen,
+            counted=seen,
             gradient=w.gradient + only * ravel_pytree(gradient)[0],
             loss=w.loss + only * value,
             seen=w.seen + only * count.astype(w.seen.dtype),
@@ -292,7 +292,7 @@ def client_curvature(
     *,
     gradient: Vector,
     scales: Scales,
-    tolerances: Tolerances = Tolerances(),
+    tolerances: Tolerances = Tolerances(),  # noqa: B008 - frozen
     clients: int | None = None,
     steps: int = 12,
     plan: Plan | None = None,
@@ -346,7 +346,7 @@ def _program(
     mesh = meshes.make_mesh(plan.devices)
     arrays: list[Any] = [data.x, data.y]
     arrays += [np.asarray(v, np.int32) for v in (data.offsets, data.sizes)]
-    placed, key = meshes.place(DeviceShards(*arrays, longest), mesh), jax.random.key(seed)
+    placed, key = meshes.place(DeviceShards(*arrays, longest=longest), mesh), jax.random.key(seed)
     work = Work(client, mean(), lambda sent, member: sent)
 
     def run(
@@ -408,6 +408,17 @@ def _judged(
     norms = rows["gradient_norm"]
     known = (norms > 0) & (rows["slope"] != 0)
     cosine = np.where(known, rows["slope"] / np.where(norms > 0, norms, 1), np.nan)
+    low, low_error, high, high_error = edges
     return ClientCurvature(
-        ids, sizes, rows["loss"], norms, cosine, rows["along"], *edges, tuple(kinds)
+        ids=ids,
+        examples=sizes,
+        loss=rows["loss"],
+        gradient_norm=norms,
+        cosine=cosine,
+        along=rows["along"],
+        low=low,
+        low_error=low_error,
+        high=high,
+        high_error=high_error,
+        kinds=tuple(kinds),
     )

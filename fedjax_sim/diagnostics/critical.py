@@ -64,7 +64,7 @@ def critical_point(
     weighting: str = "examples",
     steps: int = 40,
     block: int = 8,
-    tolerances: Tolerances = Tolerances(),
+    tolerances: Tolerances = Tolerances(),  # noqa: B008 - frozen
     scale: float | None = None,
     batch_size: int = 256,
     plan: Plan | None = None,

@@ -237,7 +237,7 @@ def _measures(
 
 class _Tally(NamedTuple):
     total: PyTree
-    count: Array
+    seen: Array
 
 
 def summing(
@@ -267,10 +267,10 @@ def summing(
         ctx: Context, work: _Tally, received: Received, row: PyTree, data: ClientData
     ) -> tuple[Report, PyTree]:
         del ctx, received, data
-        count = jnp.maximum(work.count, 1)
+        count = jnp.maximum(work.seen, 1)
         means = jax.tree.map(lambda s: s / count.astype(s.dtype), work.total)
-        heard = (work.count > 0).astype(work.count.dtype)
-        weight = work.count if weighting == "examples" else heard
+        heard = (work.seen > 0).astype(work.seen.dtype)
+        weight = work.seen if weighting == "examples" else heard
         return Report(means, weight, jnp.zeros((), jnp.int32), {}), row
 
     return ClientUpdate(
@@ -306,4 +306,4 @@ def _cut(
     # Batches of equal width: a last one that is mostly mask would cost a whole one.
     width = -(-longest // -(-longest // batch_size))
     arrays: list[Any] = [data.x, data.y, offsets.astype(np.int32), sizes.astype(np.int32)]
-    return _Cut(DeviceShards(*arrays, longest), Batches(size=width, shuffle=False), plan)
+    return _Cut(DeviceShards(*arrays, longest=longest), Batches(size=width, shuffle=False), plan)

@@ -2,9 +2,9 @@
 
 A branch of `lax.cond` takes finished arrays. A client's update handed to one would be written
 to memory by every client of every round, also where the branch is not taken; on a CPU that is
-an eighth of a small model's round (`benchmarks/diagnosis_cost.py`). A `Deferred` update is what
-goes into it instead, which is in memory anyhow: each reader makes the update anew where it
-needs it, fused with what it does with it.
+an eighth of a small model's round (`benchmarks/diagnosis_cost.py`). A `Deferred` update carries
+along what it was made from, which is in memory anyhow: a reader inside a branch makes the update
+anew there, fused with what it does with it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from fedjax_sim.data.batching import ClientData
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Deferred:
-    """One client's update, or with a leading axis on every leaf of `given` those of n clients.
+    """One client's update, or with a leading axis on every leaf those of n clients.
 
     Attributes:
+      update: as reported, for whoever needs it in every round.
       given: what `make` takes: `(ctx, work, received, row, data without its examples)`.
       make: `given -> update` of one client.
     """
 
+    update: PyTree
     given: PyTree
     make: Callable[[PyTree], PyTree] = dataclasses.field(metadata={"static": True})
 
     def made(self) -> PyTree:
-        """The n clients' updates, `[n, ...]`."""
+        """The n clients' updates, `[n, ...]`, made anew."""
         return jax.vmap(self.make)(self.given)
 
     def again(self, *after: Array) -> tuple[Deferred, tuple[Array, ...]]:
@@ -51,10 +53,10 @@ class Deferred:
         return ctx.member.id
 
 
-def shape_of(report: Report) -> Report:
-    """The shapes of one client's report with its update made; what `Aggregator.zero` takes."""
+def plain(report: Report) -> Report:
+    """The report (or its shapes) as the client wrote it."""
     update: Deferred = report.update
-    return report._replace(update=jax.eval_shape(update.make, update.given))
+    return report._replace(update=update.update)
 
 
 def deferred(client: Callable[[Task], ClientUpdate]) -> Callable[[Task], ClientUpdate]:
@@ -80,7 +82,7 @@ def deferred(client: Callable[[Task], ClientUpdate]) -> Callable[[Task], ClientU
 
             window = dataclasses.replace(data, x=(), y=())  # pyright: ignore[reportArgumentType]
             given = (ctx, work, received, row, window)
-            return report._replace(update=Deferred(given, make)), new_row
+            return report._replace(update=Deferred(report.update, given, make)), new_row
 
         return base._replace(finish=finish)
 

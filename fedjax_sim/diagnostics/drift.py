@@ -18,7 +18,7 @@ from fedjax_sim.core import tree
 from fedjax_sim.core.checks import InputError, integer
 from fedjax_sim.core.contracts import Aggregator
 from fedjax_sim.core.types import Aggregate, Array, Model, PyTree, Report
-from fedjax_sim.diagnostics.deferred import Deferred, deferred, shape_of
+from fedjax_sim.diagnostics.deferred import Deferred, deferred, plain
 from fedjax_sim.diagnostics.drift_groups import (
     GROUPS_MEASURED,
     Grouping,
@@ -122,13 +122,12 @@ def _measured(base: Aggregator, due: Array, of_client: Grouping | None) -> Aggre
     """`base` with the panel's sums beside its own; reports come `Deferred`."""
 
     def zero(report: Report, k: int) -> _Acc:
-        report = shape_of(report)
+        report = plain(report)
         acc = base.zero(report, k)
         return _Acc(acc, _empty(report, acc, of_client) if k > 1 else ())
 
     def accumulate(acc: _Acc, reports: Report, rows: Array) -> _Acc:
-        made = reports._replace(update=reports.update.made())
-        after = base.accumulate(acc.base, made, rows)
+        after = base.accumulate(acc.base, plain(reports), rows)
         if not isinstance(acc.own, _Own):
             return _Acc(after, ())
         wanted = due & jnp.any(reports.weight > 0)
@@ -150,7 +149,7 @@ def _measured(base: Aggregator, due: Array, of_client: Grouping | None) -> Aggre
         return _Acc(base.merge(a.base, b.base), tree.add(a.own, b.own))
 
     def held(report: Report, k: int) -> int:
-        report = shape_of(report)
+        report = plain(report)
         own = _bytes(report, k, of_client) if k > 1 else 0
         return base.bytes_held(report, k) + own
 

@@ -99,9 +99,9 @@ def statistics(sums: Sums, total_square: Array, direction_square: Array) -> dict
         `sum |D_i|^2 / |sum D_i|^2`: 1/n when all are alike, 1 when they are orthogonal;
       - `drift_dissimilarity`: `B^2 = sum p_i |D_i|^2 / |m|^2`;
       - `drift_variance`: the sample variance `s^2` of a client's update, all coordinates together;
-      - `drift_shared_square`: `|E D|^2`, the squared length of what clients share: `|m|^2` less
-        its own sampling noise, hence below 0 at times. At a cohort of `s^2 / |E D|^2` clients
-        the mean update's noise is as long as that.
+      - `drift_shared_square`: `|E D|^2`, the squared length of what clients share: the mean of
+        `<D_i, D_j>` over pairs of different clients, hence below 0 at times. At a cohort of
+        `s^2 / |E D|^2` clients the mean update's noise is as long as that.
 
       Ratios stop at `CAP`. The dispersion is a difference of two squares in the updates'
       precision: relative to `|m|^2` it is good to about 1e-5 in float32.
@@ -113,8 +113,8 @@ def statistics(sums: Sums, total_square: Array, direction_square: Array) -> dict
     mean_square = total_square / weight**2
     second = sums.square / weight
     dispersion = jnp.maximum(second - mean_square, 0)
-    shares = sums.weight_squared / weight**2
-    variance = dispersion / jnp.maximum(1 - shares, 1 / CAP)
+    apart = jnp.maximum(1 - sums.weight_squared / weight**2, 1 / CAP)
+    own = sums.square_weighted / weight**2
     pairs = sums.moved * (sums.moved - 1)
     cosine = (direction_square - sums.moved) / jnp.maximum(pairs, 1)
     return {
@@ -124,10 +124,10 @@ def statistics(sums: Sums, total_square: Array, direction_square: Array) -> dict
         "drift_dispersion": dispersion,
         "drift_dispersion_relative": capped(dispersion, mean_square),
         "drift_cosine": jnp.clip(cosine, -1, 1),
-        "drift_diversity": capped(sums.square_weighted / weight**2, mean_square),
+        "drift_diversity": capped(own, mean_square),
         "drift_dissimilarity": capped(second, mean_square),
-        "drift_variance": variance,
-        "drift_shared_square": mean_square - variance * shares,
+        "drift_variance": dispersion / apart,
+        "drift_shared_square": (mean_square - own) / apart,
     }
 
 

@@ -297,6 +297,9 @@ def growth(course: Course, base: float, start_excess: float) -> dict[str, float]
     y = np.maximum(course.y - base, least)
     scale = start_excess if start_excess > 0 else max(abs(course.first), least)
     part = tail(course, 1 / 3)
+    low = np.flatnonzero(y <= least)
+    if low.size and len(y) - 1 - low[-1] >= FEWEST:  # what has left the floor for good
+        part = slice(max(part.start, int(low[-1]) + 1), len(y))
     line = robust.trend(course.t[part], np.log(y[part]))
     smooth = _smoothed(y, max(1, len(y) // 20))
     ends = smooth[-max(1, len(smooth) // 20) :]

@@ -170,17 +170,18 @@ def default_target(contestants: Sequence[tuple[str, Sequence[Course]]], sign: in
     Returns:
       The target; None where nothing was measured.
     """
-    levels: list[tuple[float, str]] = []
+    levels: list[tuple[float, str, int]] = []
     for name, courses in contestants:
         ends = [end_level(c.values) for c in courses if len(c.values)]
         if ends:
-            words = f"the end level of {name}" + (", median over seeds" if len(ends) > 1 else "")
-            levels.append((float(np.median(ends)), words))
+            levels.append((float(np.median(ends)), name, len(ends)))
     firsts = np.array([c.values[0] for _, courses in contestants for c in courses if len(c.values)])
     levels.sort(key=lambda level: sign * level[0])
-    for i, (level, words) in enumerate(levels):
+    for i, (level, name, seeds) in enumerate(levels):
         trivial = np.mean(sign * firsts >= sign * level) >= 0.5
         if not trivial or i == len(levels) - 1:
-            rank = ", the worst of them" if i == 0 else f"; {i} worse met at the start already"
-            return Target(level, words + rank)
+            words = f"the end level of {name}" + (", median over seeds" if seeds > 1 else "")
+            worse = levels[0][1] if i == 1 else f"{i} others"
+            rest = f"; most met that of {worse} at their first evaluation"
+            return Target(level, words + (rest if i else ", the worst of them"))
     return None

@@ -11,7 +11,7 @@ from fedjax_sim.core.checks import InputError, number
 from fedjax_sim.diagnostics import compare as statistics
 from fedjax_sim.diagnostics.compare import Contestant, Effect
 from fedjax_sim.diagnostics.targets import DIVERGED, Target, default_target
-from fedjax_sim.experiment.compare_groups import Named, unique
+from fedjax_sim.experiment.compare_groups import Named, distinct_names
 from fedjax_sim.experiment.compare_notes import notes_on
 from fedjax_sim.experiment.compare_read import read
 from fedjax_sim.experiment.compare_source import VIRTUAL, WALL
@@ -170,7 +170,7 @@ def _renamed(groups: Sequence[Named], names: Sequence[str] | None) -> list[Named
             raise InputError("names", names if isinstance(names, str) else list(names), remedy)
         if len(set(names)) < len(names):
             raise InputError("names", list(names), "must be distinct")
-    shown = unique([g.name for g in groups]) if names is None else list(names)
+    shown = distinct_names(groups) if names is None else list(names)
     return [g._replace(name=name) for g, name in zip(groups, shown, strict=True)]
 
 

@@ -24,10 +24,12 @@ class Named(NamedTuple):
     Attributes:
       name: shown.
       sources: its runs, by seed.
+      origin: the folder it was found in with others; shown where names are equal without it.
     """
 
     name: str
     sources: tuple[Source, ...]
+    origin: str = ""
 
 
 def setting_of(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def grouped(sources: Sequence[Source], name: str) -> tuple[list[Named], list[str
                 notes.append(f"{source.where} repeats seed {source.seed} of {same}: left out")
             else:
                 by_seed[source.seed] = source
-        out.append(Named(own, tuple(by_seed[s] for s in sorted(by_seed))))
+        out.append(Named(own, tuple(by_seed[s] for s in sorted(by_seed)), name))
     return out, notes
 
 
@@ -136,6 +138,18 @@ def label(values: Mapping[str, Any]) -> str:
         bare = last in ("name", "algorithm", "federation", "optimizer")
         parts.append(text if bare else f"{last.replace('_', ' ')} {text}")
     return ", ".join(parts)
+
+
+def distinct_names(groups: Sequence[Named]) -> list[str]:
+    """Names made distinct: by the folder where that helps, else by a number."""
+    names = [g.name for g in groups]
+    told = [
+        f"{g.origin}: {g.name}"
+        if names.count(g.name) > 1 and g.origin not in ("", g.name)
+        else g.name
+        for g in groups
+    ]
+    return unique(told)
 
 
 def unique(names: Sequence[str]) -> list[str]:

@@ -40,7 +40,7 @@ def sweep_folder(out: Path, name: str) -> tuple[list[Named], list[str]]:
     }
     groups = sweep_groups(name, records, curves, list(toml.get("vary", {})), facts)
     for i, group in enumerate(groups):
-        groups[i] = Named(group.name, tuple(_with_config(s, toml) for s in group.sources))
+        groups[i] = group._replace(sources=tuple(_with_config(s, toml) for s in group.sources))
     left = [] if summary else [f"{out} is unfinished: {len(records)} of its runs are there"]
     return groups, left
 
@@ -92,7 +92,7 @@ def sweep_groups(
         sources = [_of_sweep(name, r, curves, {**facts, "setting": setting}) for r in runs]
         values = {n: runs[0].get(n) for n in varied}
         own = label(values) if values and len(settings) > 1 else name
-        groups.append(Named(own, tuple(sorted(sources, key=lambda s: s.seed))))
+        groups.append(Named(own, tuple(sorted(sources, key=lambda s: s.seed)), name))
     return groups
 
 

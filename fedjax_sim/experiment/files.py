@@ -13,6 +13,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 FINAL = "final"
 CURVES = "curves.png"
+DRIFT = "drift.png"
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.toml"
 

@@ -149,9 +149,7 @@ class Folder:
         if run.model is not None and "good_rounds" in run.summary:
             good = run.summary["good_rounds"]
             notes.append(f"{files.FINAL}/ holds the last good model, that of round {good:,}")
-        figure = run.plot()
-        figure.savefig(self.out / files.CURVES, dpi=150)
-        figure.clear()
+        draw(self.out, run.records, run.summary)
         text = json.dumps(_jsonable(run.summary), indent=2, allow_nan=False) + "\n"
         files.write_whole(self.out / files.SUMMARY, text)
         return tuple(notes)
@@ -168,6 +166,19 @@ class Folder:
         """Close the records."""
         if self._metrics is not None:
             self._metrics.close()
+
+
+def draw(out: Path, records: list[Record], summary: dict[str, Any]) -> None:
+    """Write a run's pictures: its curves, and the drift panel where it was read."""
+    from fedjax_sim.experiment.drift_plot import drift_picture
+    from fedjax_sim.experiment.plots import curves
+
+    figures = {files.CURVES: curves(records, summary)}
+    if any("drift_cosine" in r for r in records):
+        figures[files.DRIFT] = drift_picture(records, summary)
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=150)
+        figure.clear()
 
 
 def _jsonable(value: Any) -> Any:

@@ -70,7 +70,7 @@ def maker(role: str, section: Optimizer, *, rounds: int = 1) -> Maker:
     return Maker(numbers, make)
 
 
-def _by_round(role: str, at: Callable[[Array], Array]) -> optax.GradientTransformation:
+def _by_round(role: str, at: Callable[[Any], Array]) -> optax.GradientTransformation:
     """A client is told the round; the server's optimizer steps once a round and counts."""
     return scale_by_round(at) if role == "client" else optax.scale_by_schedule(at)
 

@@ -264,6 +264,6 @@ def _title(figure: Figure, summary: Mapping[str, Any], rounds: int) -> None:
     if found:
         color = _VERDICTS.get(found["name"], _GREY)
         words: dict[str, Any] = {"ha": "right", "fontsize": 10, "fontweight": "bold"}
-        figure.text(0.988, 0.955, found["name"], color=color, **words)
+        figure.text(0.988, 0.955, f"verdict: {found['name']}", color=color, **words)
     figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
     figure.text(0.012, 0.885, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)

@@ -32,6 +32,10 @@ class Diagnosis:
         integer("diagnosis.drift_every", self.drift_every, least=0, most=2**31 - 1)
 
 
+UNWATCHED = Diagnosis(verdict=False, drift_every=0)
+"""Of sweeps, whose verdicts are drawn from their curves when they are done."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What a run needs besides algorithm, task and data.

@@ -15,7 +15,7 @@ from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.experiment.prepare import prepare
 from fedjax_sim.experiment.report import duration
-from fedjax_sim.experiment.settings import Settings
+from fedjax_sim.experiment.settings import UNWATCHED, Settings
 from fedjax_sim.experiment.sweep_design import Design, Group, as_seeds, numeric_settings
 from fedjax_sim.experiment.sweep_folder import SweepFolder
 from fedjax_sim.experiment.sweep_plan import MOST_CHUNK, SweepPlan
@@ -103,6 +103,7 @@ def sweep(
         stragglers=stragglers,
         drop_stragglers=drop_stragglers,
         chunk=min(rounds, MOST_CHUNK),
+        diagnosis=UNWATCHED,
     )
     given: Any = recipe
     if not isinstance(given, Recipe):

@@ -18,6 +18,7 @@ from fedjax_sim.experiment import config
 from fedjax_sim.experiment.build import Built, build, federation, make_recipe
 from fedjax_sim.experiment.config import Experiment, Table
 from fedjax_sim.experiment.prepare import prepare
+from fedjax_sim.experiment.settings import UNWATCHED
 from fedjax_sim.experiment.sweep_design import Design, Group, Setting, as_seeds, grid
 from fedjax_sim.experiment.sweep_plan import MOST_CHUNK, SweepPlan
 
@@ -181,8 +182,12 @@ def _group(
 ) -> Group:
     point = asked.points[positions[0]]
     built = build(point.experiment, data(point.experiment))
+    if built.settings.policy.acts:
+        remedy = "acts on a single run: leave [policy] out of a sweep"
+        raise InputError("policy", point.experiment.table["policy"], remedy)
     settings = dataclasses.replace(
         built.settings,
+        diagnosis=UNWATCHED,
         seed=asked.seeds[0],
         devices=1,
         lanes=lanes or built.settings.lanes,

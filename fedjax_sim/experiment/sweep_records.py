@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_sim.diagnostics.verdict import verdict
 from fedjax_sim.experiment.direction import better
 from fedjax_sim.experiment.records import EACH, HIDDEN, flags_of
 
@@ -49,7 +50,7 @@ def outcomes(curves: Curves, probes: Iterable[str], sound: np.ndarray) -> list[d
       sound: bool `[runs, R]`, whether all was finite up to each round.
 
     Returns:
-      `status`, `rounds` (up to where a diverged run was no longer finite), and
+      `status`, `rounds` (up to where a diverged run was no longer finite), `verdict`, and
       `final_NAME`, and where better can be said `best_NAME` and `best_NAME_round`, of every
       metric; None where it is not finite.
     """
@@ -71,10 +72,20 @@ def outcomes(curves: Curves, probes: Iterable[str], sound: np.ndarray) -> list[d
             columns[f"best_{name}_round"] = [
                 int(i) + 1 if some else None for i, some in zip(at, seen, strict=True)
             ]
+    if "train_loss" in curves:
+        columns["verdict"] = [
+            _verdict(v[:n]) for v, n in zip(curves["train_loss"], stopped, strict=True)
+        ]
     if "client_steps" in curves:
         columns["client_steps"] = [int(v) for v in np.nansum(curves["client_steps"], axis=1)]
     keys = list(columns)
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _verdict(losses: np.ndarray) -> str:
+    """The name of the verdict on a run's training loss `[R]`."""
+    floor = 0.0 if np.isfinite(losses).any() and np.nanmin(losses) >= 0 else None
+    return verdict({"train_loss": losses}, floor=floor).name
 
 
 def _or_none(value: float) -> float | None:

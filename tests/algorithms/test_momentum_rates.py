@@ -27,7 +27,11 @@ PUBLISHED = {
     "heavy ball": (0.519494, 0.818182, 0.938693),
     "nesterov": (0.683772, 0.9, 0.968377),
 }
-BETA = {"heavy ball": (0.269874, 0.669421, 0.881145), "nesterov": (0.519494, 0.818182, 0.938693)}
+BETA = {
+    "gd": (0, 0, 0),
+    "heavy ball": (0.269874, 0.669421, 0.881145),
+    "nesterov": (0.519494, 0.818182, 0.938693),
+}
 
 
 def setting(method, kappa):
@@ -41,62 +45,77 @@ def setting(method, kappa):
 
 
 def server(method, rate, beta):
-    if method == "gd":
-        return optax.sgd(rate)
     return optax.sgd(rate, momentum=beta, nesterov=method == "nesterov")
 
 
-def quadratic_run(recipe, curvatures, start, cohort=2):
+def halves(curvatures):
     """Two clients of curvatures 0.5 and 1.5 times the wanted ones, targets 0."""
     a = np.asarray(curvatures, float)[None] * np.array([[0.5], [1.5]])
-    data = shards(a, np.zeros_like(a), [1, 1])
-    task = tasks.quadratic(a.shape[1], np.asarray(start, float))
-    return Run.of(recipe, task, data, uniform(cohort, 2), Plan())
+    return shards(a, np.zeros_like(a), [1, 1])
 
 
-def late_rate(run, contraction):
-    """`|x_T+1| / |x_T|` as late as floats reach: where about 1e-240 is left."""
-    rounds = int(240 * np.log(10) / -np.log(contraction))
-    step = run.compiled(rounds)
-    early, _ = step(KEY, run.start(KEY), rounds)
-    late, _ = step(KEY, early, 1)
-    before, after = (np.linalg.norm(run.model(s)["x"]) for s in (early, late))
+def quadratic_run(recipe, curvatures, start, cohort=2):
+    task = tasks.quadratic(len(start), np.asarray(start, float))
+    return Run.of(recipe, task, halves(curvatures), uniform(cohort, 2), Plan())
+
+
+def late_rate(run, step, data, hyper, contraction):
+    """`|x_T+1| / |x_T|`, T late: 6,000 rounds, or where about 1e-240 is left.
+
+    Double roots (the best momentum has them) make `|x_T|` fall as `T r^T`, so that the ratio
+    is r (1 + 1 / T).
+    """
+    rounds = min(6000, int(240 * np.log(10) / -np.log(contraction)))
+    early, _ = step(KEY, run.start(KEY, hyper), rounds, data)
+    late, _ = step(KEY, early, 1, data)
+    before, after = (np.abs(run.model(s)["x"]).max() for s in (early, late))
     assert before > 1e-290
     return after / before
 
 
-# A server's optimizer, server momentum over one local step, and a client's own optimizer that
-# outlives the round (the data's owner in `centralized`).
-SIDES = {
-    "fedsgd": lambda method, rate, beta: fedsgd(server(method, rate, beta)),
-    "fedavgm": lambda method, rate, beta: fedavgm(
-        optax.sgd(rate), server_momentum=beta, steps=1, batch_size=None
-    ),
-    "centralized": lambda method, rate, beta: centralized(
-        server(method, rate, beta), batch_size=None
-    ),
+def plain(lr):
+    return optax.sgd(lr)
+
+
+def heavy(lr, beta):
+    return optax.sgd(lr, momentum=beta)
+
+
+def nesterov(lr, beta):
+    return optax.sgd(lr, momentum=beta, nesterov=True)
+
+
+# A server's optimizer; server momentum over one local step; a client's own optimizer that
+# outlives the round (of the data's owner, in `centralized`).
+WHOLE = {"batch_size": None}
+CASES = {
+    "fedsgd, gd": lambda: fedsgd(plain, lr=1.0),
+    "fedsgd, heavy ball": lambda: fedsgd(heavy, lr=1.0, beta=0.0),
+    "fedsgd, nesterov": lambda: fedsgd(nesterov, lr=1.0, beta=0.0),
+    "fedavg, gd": lambda: fedavg(plain, lr=1.0, steps=1, **WHOLE),
+    "fedavgm, heavy ball": lambda: fedavgm(plain, lr=1.0, steps=1, **WHOLE),
+    "centralized, gd": lambda: centralized(plain, lr=1.0, **WHOLE),
+    "centralized, heavy ball": lambda: centralized(heavy, lr=1.0, beta=0.0, **WHOLE),
+    "centralized, nesterov": lambda: centralized(nesterov, lr=1.0, beta=0.0, **WHOLE),
 }
-CASES = [
-    (side, method)
-    for side in SIDES
-    for method in PUBLISHED
-    if side != "fedavgm" or method == "heavy ball"
-]
 
 
-@pytest.mark.parametrize("kappa", KAPPA)
-@pytest.mark.parametrize(("side", "method"), CASES)
-def test_rates_are_the_published_ones(x64, side, method, kappa):
+@pytest.mark.parametrize("case", CASES)
+def test_rates_are_the_published_ones(x64, case):
     """At the best rate and momentum; curvatures 1 (slowest), kappa, and one between."""
-    want = PUBLISHED[method][KAPPA.index(kappa)]
-    rate, beta = setting(method, kappa)
-    if method in BETA:
-        assert abs(beta - BETA[method][KAPPA.index(kappa)]) < 1e-6
-    recipe = SIDES[side](method, rate, beta)
-    start, cohort = [1.0, 1.0, 1.0], 1 if side == "centralized" else 2
-    run = quadratic_run(recipe, [1, np.sqrt(kappa), kappa], start, cohort=cohort)
-    got = late_rate(run, want)
-    assert abs(got - want) < 1e-3, f"{side}, {method}, condition {kappa}: {got} for {want}"
+    side, method = case.split(", ")
+    cohort = 1 if side == "centralized" else 2
+    run = quadratic_run(CASES[case](), [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], cohort)
+    step = run.compiled(6000)
+    for kappa, want, published_beta in zip(KAPPA, PUBLISHED[method], BETA[method], strict=True):
+        rate, beta = setting(method, kappa)
+        assert abs(beta - published_beta) < 1e-6
+        hyper = {"lr": rate}
+        if method != "gd":
+            hyper["server_momentum" if side == "fedavgm" else "beta"] = beta
+        got = late_rate(run, step, halves([1, np.sqrt(kappa), kappa]), hyper, want)
+        assert abs(got - want) < 1e-3, f"condition {kappa}: {got}, published {want}"
+    assert step._cache_size() == 1
 
 
 def recurrence(method, rate, beta, curvature, start, rounds):
@@ -212,7 +231,7 @@ def test_unequal_clients_leave_faster_by_local_steps_than_their_mean_would(x64):
         fedavg(optax.sgd(rate), steps=k, batch_size=None), down, [1.0, y0], split=split
     )
     growth = np.mean((1 + rate * down * split) ** k)
-    assert growth > 1.02 * (1 + rate * down) ** k
+    assert growth > 1.01 * (1 + rate * down) ** k
     exit_round = int(np.ceil(np.log(RADIUS / y0) / np.log(growth)))
     inside, outside = heights(run, exit_round - 1, exit_round)
     assert inside < RADIUS <= outside

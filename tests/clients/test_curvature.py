@@ -12,6 +12,7 @@ from helpers import (
     assert_trees_close,
     cohort_of,
     flat,
+    quick_jit,
     shards,
     softmax_data,
     softmax_task,
@@ -28,7 +29,7 @@ from fedjax_sim.clients.sgd import gradient
 from fedjax_sim.core.types import Batch, Context, Member, Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.cohort import Work, run_cohort
-from fedjax_sim.engine.mesh import make_mesh
+from fedjax_sim.engine.mesh import make_mesh, place
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.sampling.uniform import uniform
 
@@ -41,12 +42,16 @@ POINT, DIRECTION = RNG.normal(size=P), RNG.normal(size=P)
 
 def told(client, received, data, ids=(0, 1, 2, 3), plan=Plan(2, 2)):  # noqa: B008 - frozen
     """The mean report of a cohort, run by the engine."""
+    mesh = make_mesh(plan.devices)
     work = Work(client, mean(), lambda sent, member: sent)
-    result = run_cohort(
-        lambda given: work, (), received, (), cohort_of(ids), data,
-        key=KEY, plan=plan, mesh=make_mesh(plan.devices),
-    )  # fmt: skip
-    return mean().finalize(result.acc)
+
+    def once(received, cohort, data):
+        result = run_cohort(
+            lambda given: work, (), received, (), cohort, data, key=KEY, plan=plan, mesh=mesh
+        )
+        return mean().finalize(result.acc)
+
+    return quick_jit(once)(*place((received, cohort_of(ids), data), mesh))
 
 
 def pooled(task, data, ids):

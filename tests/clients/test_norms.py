@@ -261,6 +261,22 @@ def test_an_empty_cohort_changes_nothing(x64, policy):
     jax.tree.map(np.testing.assert_array_equal, state.rows, first.rows)
 
 
+def test_a_convolutional_model_is_lowered_without_a_difference():
+    """Training, then calibration, in one program: stock operations or rewritten ones."""
+    draw = np.random.default_rng(5)
+    x, y = draw.normal(size=(12, 8, 8, 1)).astype(np.float32), draw.integers(0, 3, 12)
+    task = tasks.classifier(models.cnn_w1(norm="batch"), 3, x_shape=(8, 8, 1))
+    base = fedavg(sgd, lr=0.05, epochs=1, batch_size=4, shuffle=False)
+    recipe = batch_norm(base, "recalibrated", rounds=4)
+
+    def after(lowering):
+        plan = Plan(2, 1, lowering=lowering)
+        run = run_of(recipe, cohort=3, plan=plan, task=task, given=shards(x, y, (6, 4, 2)))
+        return model_of(run, run.simulate(KEY, 4)[0])
+
+    assert_trees_close(after(True), after(False), rtol=2e-3, atol=2e-4)
+
+
 BASE = fedavg(sgd, lr=RATE, **LOCAL)
 REFUSED = [
     (lambda: batch_norm(BASE, "avrage"), "must be one of"),

@@ -115,7 +115,7 @@ def test_the_default_target_is_the_worst_median_that_tells_something() -> None:
     dead = [course([0.1, 0.1, 0.1], seed=i) for i in range(3)]
     found = default_target([("good", good), ("dead", dead), ("fair", fair)], 1)
     assert found is not None and found.value == 0.6
-    assert "1 worse met at the start already" in found.origin
+    assert "most met that of dead at their first evaluation" in found.origin
     losses = [[course([3.0, 1.0, end])] for end in (0.2, 0.4)]
     found = default_target([("a", losses[0]), ("b", losses[1])], -1)
     assert found is not None and found.value == 0.4

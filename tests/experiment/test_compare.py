@@ -131,6 +131,10 @@ def test_a_sweep_in_its_folder_and_in_memory_equals_single_runs(made: Made) -> N
     mixed = compare(made.root / "grid", made.folder(RATES[0]))
     assert mixed.names == ["lr 0.02", "lr 0.1", "rate-0.02"]
     assert any("seconds are not compared: lr 0.02, lr 0.1" in note for note in mixed.notes)
+    twice = compare(made.root / "grid", made.sweep, made.root / "grid")
+    assert twice.names == [
+        f"grid: lr {rate}{again}" for again in ("", " (2)", " (3)") for rate in RATES
+    ]
     same = mixed.find("end", "rate-0.02")
     assert same["against"] == pytest.approx(1.0, rel=1e-6)
 

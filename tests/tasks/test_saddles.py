@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit
 
 from fedjax_sim import tasks
 from fedjax_sim.core.checks import InputError
@@ -25,8 +26,8 @@ def spectrum(surface, point):
 CRITICAL = [
     (saddles.saddle(0.3), (0, 0), (-0.3, 1), 0.0),
     (saddles.double_well(0.3), (0, 0), (-0.3, 1), 0.0),
-    (saddles.double_well(0.25), (0, 0.5), (0.5, 1), -0.25**2 / 4),
-    (saddles.double_well(0.25), (0, -0.5), (0.5, 1), -0.25**2 / 4),
+    (saddles.double_well(0.25), (0, 0.5), (0.5, 1), -(0.25**2) / 4),
+    (saddles.double_well(0.25), (0, -0.5), (0.5, 1), -(0.25**2) / 4),
     (saddles.monkey_saddle(), (0, 0), (0, 0), 0.0),
     (saddles.octopus(3, up=2.0, down=0.5, width=1.0), (0, 0, 0), (-1, 4, 4), 0.0),
 ]
@@ -129,7 +130,7 @@ def dense(task, params, batch):
     """`(gradient, Hessian)` over the flat parameters."""
     vector, unravel = jax.flatten_util.ravel_pytree(params)
     loss = lambda v: task.loss(KEY, Model(unravel(v)), batch)[0]  # noqa: E731
-    return np.asarray(jax.grad(loss)(vector)), np.asarray(jax.hessian(loss)(vector))
+    return tuple(np.asarray(quick_jit(of(loss))(vector)) for of in (jax.grad, jax.hessian))
 
 
 def test_the_zero_saddle_of_a_deep_linear_network_has_the_datas_singular_values(x64):
@@ -161,10 +162,14 @@ def test_symmetric_units_have_the_same_gradient_and_a_way_out(x64, activation, s
     batch = Batch(jnp.asarray(x), jnp.asarray(y), jnp.ones(30, bool))
     params = task.init(KEY).params
     slope = jax.grad(lambda p: task.loss(KEY, Model(p), batch)[0])(params)
-    for leaf, axis in ((slope["hidden"]["w"], 1), (slope["hidden"]["b"], 0), (slope["head"]["w"], 0)):
+    for leaf, axis in (
+        (slope["hidden"]["w"], 1),
+        (slope["hidden"]["b"], 0),
+        (slope["head"]["w"], 0),
+    ):
         parts = np.moveaxis(np.asarray(leaf), axis, 0)
         np.testing.assert_allclose(parts, np.broadcast_to(parts[:1], parts.shape), rtol=1e-12)
-    vector, unravel = jax.flatten_util.ravel_pytree(params)
+    _, unravel = jax.flatten_util.ravel_pytree(params)
     hessian = dense(task, params, batch)[1]
     values, vectors = np.linalg.eigh(hessian)
     assert values[0] < -1e-3

@@ -1,0 +1,189 @@
+"""What do the verdict's watch and the drift panel add to a round of W1-mlp?
+
+    python benchmarks/diagnosis_cost.py [--workload W1-mlp] [--pairs 15] [--rounds 40]
+        [--devices D] [--every 10]
+
+In one process, all compiled, one block after the other in turn: the plain round loop; with the
+verdict's watch; with the drift panel and its noise probe every 10th round; and in every round.
+Ratio: the median over the pairs, each with the plain block of its own turn. Beside it stands
+what the operations alone predict: gradients of the probe, and reads and writes of P floats.
+
+Writes to `benchmarks/results/diagnosis_cost.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import machine
+import numpy as np
+import records
+from ours_worker import params_of, shards_of, start_backend, task_of
+from workloads import WORKLOADS, Workload, flat
+
+BARS = {"verdict": 1.01, "drift_every_10": 1.05, "drift_every_1": 1.20}
+PROBE_CLIENTS, PROBE_BATCH = 4, 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all sides share."""
+
+    workload: Workload
+    task: Any
+    plan: Any
+    mesh: Any
+    shards: Any
+    params: Any
+    chunk: int
+
+    def side(self, *, verdict: bool = False, every: int = 0) -> Callable[[int], float]:
+        """`(rounds) -> seconds a round` of one program, compiled and warm."""
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        from fedjax_sim.algorithms.fedavg import fedavg
+        from fedjax_sim.core.types import Model
+        from fedjax_sim.diagnostics.drift import drift_panel, drift_watch
+        from fedjax_sim.diagnostics.watch import watch as verdict_watch
+        from fedjax_sim.engine import mesh as meshes
+        from fedjax_sim.engine.bind import bind
+        from fedjax_sim.engine.simulate import init_run, make_simulate
+        from fedjax_sim.sampling.uniform import uniform
+
+        work = self.workload
+        recipe = fedavg(
+            optax.sgd(work.rate), epochs=work.epochs, batch_size=work.batch, weighting="uniform"
+        )
+        panel = drift_panel(every=every) if every else None
+        algorithm = bind(recipe, self.task, self.plan, self.mesh, panel=panel)
+        sampler = uniform(work.cohort, work.clients)
+        watch = verdict_watch() if verdict else None
+        if every:
+            watch = drift_watch(
+                self.task,
+                self.plan,
+                self.mesh,
+                every=every,
+                clients=PROBE_CLIENTS,
+                batch_size=PROBE_BATCH,
+                weighting="uniform",
+            )
+        key = meshes.place(jax.random.key(0), self.mesh)
+        model = Model(jax.tree.map(jnp.copy, self.params), ())
+        first = init_run(algorithm, sampler, key, model, work.clients, watch=watch)
+        simulate = jax.jit(
+            make_simulate(algorithm, sampler, chunk=self.chunk, watch=watch),
+            donate_argnums=1,
+            out_shardings=meshes.replicated(self.mesh),
+        )
+        held = [meshes.place(first, self.mesh)]
+
+        def run(rounds: int) -> float:
+            start, turns = time.perf_counter(), max(1, rounds // self.chunk)
+            for _ in range(turns):
+                held[0], _ = simulate(key, held[0], np.int32(self.chunk), self.shards)
+                jax.block_until_ready(held[0])
+            return (time.perf_counter() - start) / (turns * self.chunk)
+
+        run(self.chunk)
+        return run
+
+
+def build(workload: Workload, devices: int | None, chunk: int) -> Bench:
+    """Everything on the devices but the programs."""
+    from fedjax_sim.engine import mesh as meshes
+    from fedjax_sim.engine import plan as plans
+
+    plan = plans.choose(
+        workload.parameters,
+        workload.cohort,
+        devices=devices,
+        skew=plans.skew_of(workload.client_sizes()),
+    )
+    mesh = meshes.make_mesh(plan.devices)
+    shards = meshes.place(shards_of(flat(workload)), mesh)
+    return Bench(workload, task_of(workload), plan, mesh, shards, params_of(workload), chunk)
+
+
+def predicted(workload: Workload, every: int) -> float:
+    """Ratio by operations: a local step reads and writes P about 5 times and does 3 products.
+
+    A client that is measured adds 5 passes over P (norm: two reads; directions: two reads and a
+    read with a write) to the 5 passes of each of its steps and the 3 of its start and its fold;
+    the probe adds its gradients as steps. Products and passes are taken as equally slow, as
+    they are for W1-mlp on a CPU (SPEED notes: 49 of 100 GFLOP/s at B = 10).
+    """
+    steps = workload.steps / workload.cohort
+    a_client = 2 * 5 * steps + 3
+    measured = 5 + 2 * 5 * 2 * PROBE_CLIENTS / workload.cohort
+    return 1 + measured / a_client / every
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), default="W1-mlp")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--chunk", type=int, default=20)
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--every", type=int, default=10)
+    parser.add_argument("--dry", action="store_true", help="print only, write no record")
+    asked = parser.parse_args()
+    start_backend("cpu", asked.devices)
+    bench = build(WORKLOADS[asked.workload], asked.devices, asked.chunk)
+    sides = {
+        "plain": bench.side(),
+        "verdict": bench.side(verdict=True),
+        f"drift_every_{asked.every}": bench.side(every=asked.every),
+        "drift_every_1": bench.side(every=1),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(asked.pairs):
+        for name, side in sides.items():
+            times[name].append(side(asked.rounds))
+    rows = []
+    for name in [n for n in sides if n != "plain"]:
+        ratios = [a / b for a, b in zip(times[name], times["plain"], strict=True)]
+        every = int(name.rpartition("_")[2]) if name.startswith("drift") else 0
+        row = {
+            "workload": asked.workload,
+            "what": name,
+            "ratio": round(statistics.median(ratios), 4),
+            "predicted": round(predicted(bench.workload, every), 4) if every else 1.0,
+            "bar": BARS.get(name),
+            "ratios": [round(r, 4) for r in ratios],
+            "ratio_of_least": round(min(times[name]) / min(times["plain"]), 4),
+            "ms_a_round": round(1e3 * statistics.median(times[name]), 4),
+            "plain_ms_a_round": round(1e3 * statistics.median(times["plain"]), 4),
+            "plan": dataclasses.asdict(bench.plan),
+            "probe": {"clients": PROBE_CLIENTS, "batch_size": PROBE_BATCH},
+            "pairs": asked.pairs,
+            "rounds": asked.rounds,
+        }
+        rows.append(row | machine.describe())
+        kept = row["bar"] is None or row["ratio"] < row["bar"]
+        print(
+            f"{name:16s} predicted {row['predicted']:.3f}  seen {row['ratio']:.4f} "
+            f"(of the least {row['ratio_of_least']:.4f})  bar {row['bar']}  "
+            f"{'kept' if kept else 'NOT KEPT'}  {row['ms_a_round']:.2f} ms a round"
+        )
+    if not asked.dry:
+        key = ("workload", "what", "plan")
+        records.merge(records.RESULTS / "diagnosis_cost.json", _named(rows), key[:2])
+
+
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of other device counts than the plan's own under a name of theirs."""
+    return [r | {"what": f"{r['what']}, {r['plan']['devices']} devices"} for r in rows]
+
+
+if __name__ == "__main__":
+    main()
