@@ -113,12 +113,12 @@ def build(workload: Workload, devices: int | None, chunk: int) -> Bench:
 
 
 def predicted(workload: Workload, every: int) -> float:
-    """Ratio by operations: a local step reads and writes P about 5 times and does 3 products.
+    """Ratio by counting passes over P numbers, the only cost that grows with the model.
 
-    A client that is measured adds 5 passes over P (norm: two reads; directions: two reads and a
-    read with a write) to the 5 passes of each of its steps and the 3 of its start and its fold;
-    the probe adds its gradients as steps. Products and passes are taken as equally slow, as
-    they are for W1-mlp on a CPU (SPEED notes: 49 of 100 GFLOP/s at B = 10).
+    A local step reads or writes P some 5 times, and its products are taken to last as long
+    again; a client's start and its fold into the mean are 3 passes. A measured client adds 5
+    (its norm: two reads; its direction: three reads and a write), the probe its gradients, as
+    steps of one batch.
     """
     steps = workload.steps / workload.cohort
     a_client = 2 * 5 * steps + 3
@@ -163,6 +163,7 @@ def main() -> None:
             "ratio_of_least": round(min(times[name]) / min(times["plain"]), 4),
             "ms_a_round": round(1e3 * statistics.median(times[name]), 4),
             "plain_ms_a_round": round(1e3 * statistics.median(times["plain"]), 4),
+            "devices": bench.plan.devices,
             "plan": dataclasses.asdict(bench.plan),
             "probe": {"clients": PROBE_CLIENTS, "batch_size": PROBE_BATCH},
             "pairs": asked.pairs,
@@ -176,13 +177,8 @@ def main() -> None:
             f"{'kept' if kept else 'NOT KEPT'}  {row['ms_a_round']:.2f} ms a round"
         )
     if not asked.dry:
-        key = ("workload", "what", "plan")
-        records.merge(records.RESULTS / "diagnosis_cost.json", _named(rows), key[:2])
-
-
-def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of other device counts than the plan's own under a name of theirs."""
-    return [r | {"what": f"{r['what']}, {r['plan']['devices']} devices"} for r in rows]
+        path = records.RESULTS / "diagnosis_cost.json"
+        records.merge(path, rows, ("workload", "what", "devices"))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def digits(activation: str, scale: float) -> tuple[Task, DeviceShards]:
     spec = saddle_networks.symmetric_mlp(4, activation=activation, scale=scale)
     task = tasks.classifier(spec, 10, x_shape=(64,), dtype=jnp.float64)
     assert not isinstance(task, tasks.TaskSpec)
-    return task, shards(x[:500].reshape(500, 64).astype(float), y[:500].astype(np.int32))
+    return task, shards(x[:500].reshape(500, 64) / 16, y[:500].astype(np.int32))
 
 
 PROBLEMS = {
@@ -105,7 +105,7 @@ PROBLEMS = {
         lambda: surface(saddles.monkey_saddle(), [0.05, 0]), 0.1, 0.1
     ),
     "octopus(5), all five": Problem(
-        lambda: surface(saddles.octopus(5, width=1.0), [0] * 5), 0.05, 5 * 8.0
+        lambda: surface(saddles.octopus(5, width=1.0), [0] * 5), 0.05, 5 * 17.0
     ),
     "deep linear network at zero": Problem(linear_network, 0.1, 0.3),
     "tanh units at zero, digits": Problem(lambda: digits("tanh", 0.0), 0.5, 0.3),

@@ -139,7 +139,7 @@ def landscape(
 
         return at
 
-    slope, products, along = (program(m) for m in _measures(sum_loss(task, measured), unravel))
+    slope, products, along = (program(m) for m in measures(sum_loss(task, measured), unravel))
 
     def around(model: Model) -> Landscape:
         state = jax.tree.map(jnp.asarray, model.state)
@@ -198,10 +198,22 @@ def which_loss(task: Task, model: Model, data: Shards | DeviceShards) -> str:
     return TRAINED if np.array_equal(first, second, equal_nan=True) else HELD
 
 
-def _measures(
+def measures(
     summed: SumLoss, unravel: Callable[[Array], PyTree]
 ) -> tuple[Callable[[Received, Batch, Array], Sums], ...]:
-    """Loss with gradient, Hessian products, and losses along a line, each summed over a batch."""
+    """Loss with gradient, Hessian products, and losses along a line, each summed over a batch.
+
+    Args:
+      summed: the loss of a batch as a sum.
+      unravel: `(vector [P]) -> params`.
+
+    Returns:
+      Three functions `(received, batch, key) -> (sums, count)`: `slope` with nothing extra,
+      `products` with `(vectors [b, P],)`, `along` with `(direction [P], distances [k])`.
+
+    Cost: of `products`, one linearization of the gradient (a gradient's cost) for all b vectors
+    and twice a gradient's products for each, once in the first layer.
+    """
 
     def flat(params: PyTree) -> Array:
         return ravel_pytree(params)[0]

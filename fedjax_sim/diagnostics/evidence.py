@@ -34,18 +34,26 @@ OFTEN, OFTEN_SPREAD = 2 / 3, 8 / 45
 """Share of points at which noise turns, and its variance times the number of points."""
 LENGTHS = ("update_norm", "step_norm", "gradient_norm")
 """Series besides the loss that are lengths, read on a log scale."""
+EARLIER = 8.0
+"""Factor by which another loss may have begun higher: one round of many local steps takes off
+that much; more than that is an explosion."""
 SPREAD = ("client_accuracy_p10", "client_accuracy_p90")
 """Accuracy of the worst and the best tenth of clients."""
 MUCH = 0.1
 """Share of its own fall by which the test loss must rise again to be called overfitting."""
 
 
-def of_loss(sketch: Sketch, floor: float | None) -> dict[str, float]:
+def of_loss(
+    sketch: Sketch, floor: float | None, *, start: float | None = None
+) -> dict[str, float]:
     """All numbers of the series that is judged.
 
     Args:
       sketch: of the loss.
-      floor: the lowest possible value, or None.
+      floor: the lowest possible value, or None. A loss that ends below it is not the objective
+        that it bounds (a train loss along the clients' own steps): it is judged without, and
+        `below_floor` is 1.
+      start: another loss's first value, which may tell better where the run began.
 
     Returns:
       Those of `level`, `noise`, `recent`, `swings` and `growth`, and `broken`: 1 where the latest
@@ -55,8 +63,10 @@ def of_loss(sketch: Sketch, floor: float | None) -> dict[str, float]:
     numbers = {"broken": float(sketch.broken), "points": float(course.points)}
     if not len(course.y):
         return numbers
+    below = floor is not None and robust.middle_mean(course.y[tail(course, 0.25, 4)]) < floor
+    numbers["below_floor"], floor = float(below), None if below else floor
     with np.errstate(all="ignore"):
-        numbers |= level(course, floor)
+        numbers |= level(course, floor, start)
         base, start = numbers["base"], numbers["start_excess"]
         numbers |= noise(course, numbers["end_excess"])
         numbers |= recent(course, base, start)
@@ -65,13 +75,14 @@ def of_loss(sketch: Sketch, floor: float | None) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items()}
 
 
-def level(course: Course, floor: float | None) -> dict[str, float]:
+def level(course: Course, floor: float | None, start: float | None = None) -> dict[str, float]:
     """Where the loss stands: start, end, best, and each above the floor.
 
     Args:
       course: of the loss.
       floor: the lowest possible value, or None: then the limit that the present pace leads to
         stands in for it (`limit_of`).
+      start: another loss's first value, believed when it is higher within a factor of 8.
 
     Returns:
       `first`, `end`, `best`, `best_at` (share of the run), `floor` (NaN where none is known),
@@ -82,6 +93,8 @@ def level(course: Course, floor: float | None) -> dict[str, float]:
     y = course.y
     # A noisy first point may lie low: the median of the first five tells.
     first = max(course.first, float(np.median(y[:5])) if course.stride == 1 else float(y[0]))
+    if start is not None and first < start <= EARLIER * abs(first):
+        first = start
     end = robust.middle_mean(y[tail(course, 0.1, 5)])
     smooth = _smoothed(y, max(1, min(len(y) // 4, max(5, len(y) // 10))))
     best = float(min(smooth.min(), end))
@@ -237,11 +250,7 @@ def _stretches(course: Course) -> list[Stretch]:
 
 
 def _swings(course: Course, part: Stretch, base: float) -> dict[str, float]:
-    beat, period = robust.rhythm(part.left), 0.0
-    if not is_regular(beat) and course.stride > 1:  # a short period, within the bins
-        latest = robust.rhythm(robust.detrended(np.arange(course.latest.size), course.latest))
-        beat, period = (latest, latest.period) if is_regular(latest) else (beat, 0.0)
-    period = period or beat.period * course.stride
+    beat, period = _beat(course, part)
     # Neighbours that differ more than noise would, and nearly every point a turning point.
     half = tail(course, 0.5)
     turning = float(course.turns[half].sum() / course.n[half].sum())
@@ -263,6 +272,21 @@ def _swings(course: Course, part: Stretch, base: float) -> dict[str, float]:
         "cycles": float(np.ptp(part.t)) / period if period else 0.0,
         "structured": float(is_regular(beat) or alternates),
     }
+
+
+def _beat(course: Course, part: Stretch) -> tuple[robust.Rhythm, float]:
+    """The rhythm of the bins' means, or of the latest points, and its period in points.
+
+    A period of a few bins may be a short one seen through too coarse a grid: the latest points
+    decide where they have a rhythm.
+    """
+    if course.stride > 1 and len(course.latest) >= FEWEST:
+        at = np.arange(len(course.latest), dtype=float)
+        latest = robust.rhythm(robust.detrended(at, course.latest))
+        if is_regular(latest):
+            return latest, latest.period
+    beat = robust.rhythm(part.left)
+    return beat, beat.period * course.stride
 
 
 def is_regular(beat: robust.Rhythm) -> bool:
@@ -331,20 +355,21 @@ def _earlier_rise(smooth: np.ndarray) -> float:
     return best
 
 
-def beside(sketches: Mapping[str, Sketch]) -> dict[str, float]:
+def beside(sketches: Mapping[str, Sketch], floor: float | None) -> dict[str, float]:
     """Numbers of the other series, where they are there.
 
     Args:
       sketches: by name, the judged one among them.
+      floor: the lowest value that the losses can have, or None.
 
     Returns:
-      For each of `LENGTHS`: `NAME` (level of the last quarter), `NAME_ratio` (that over the mean
+      `rounds` (points of the longest series). For each of `LENGTHS`: `NAME` (level of the last quarter), `NAME_ratio` (that over the mean
       of the first tenth), `NAME_growth` (logarithmic, over a quarter of the run) and
       `NAME_growth_low`; `step_cosine` (mean of the last half); `broken`, 1, where a length is
       no longer finite; `client_spread` (accuracy of the best tenth of clients less that of the
-      worst, over the last quarter); those of `overfitting`.
+      worst, over the last quarter); those of `against_test`.
     """
-    out: dict[str, float] = {}
+    out = {"rounds": float(max(s.seen for s in sketches.values()))}
     for length in LENGTHS:
         if length in sketches:
             out |= _length(course_of(sketches[length]), length)
@@ -356,7 +381,8 @@ def beside(sketches: Mapping[str, Sketch]) -> dict[str, float]:
         course = course_of(sketches["step_cosine"])
         out["step_cosine"] = float(course.y[tail(course, 0.5, 4)].mean())
     if "train_loss" in sketches and "test_loss" in sketches:
-        out |= overfitting(course_of(sketches["train_loss"]), course_of(sketches["test_loss"]))
+        train, test = (course_of(sketches[n]) for n in ("train_loss", "test_loss"))
+        out |= against_test(train, test, floor)
     return out
 
 
@@ -379,24 +405,38 @@ def _length(course: Course, name: str) -> dict[str, float]:
     return out
 
 
-def overfitting(train: Course, test: Course) -> dict[str, float]:
-    """Whether the test loss has turned up while the train loss went on falling.
+def against_test(train: Course, test: Course, floor: float | None) -> dict[str, float]:
+    """What the test loss, also where it was measured seldom, says of the train loss's course.
+
+    Args:
+      train: the train loss.
+      test: the test loss.
+      floor: the lowest value that either can have, or None.
 
     Returns:
       `test_gap` (test less train loss at the end); `test_rise` (test loss at the end above its
       best level, over the fall from its start to the best); `overfit` (1 where that is more than
-      a tenth and the train loss fell beyond noise since); nothing for fewer than 8 points.
+      a tenth and the train loss fell beyond noise since); `test_height` (test excess at the end
+      over that at its start; NaN where no floor is known); `test_fall` (share of it that the
+      last quarter took off); nothing for fewer than 4 points.
     """
-    if min(len(train.y), len(test.y)) < FEWEST:
+    m = len(test.y)
+    if m < 4 or len(train.y) < FEWEST:
         return {}
-    smooth = _smoothed(test.y, max(1, len(test.y) // 10))
-    at, end = int(np.argmin(smooth)), robust.middle_mean(test.y[tail(test, 0.1, 4)])
+    k = max(1, m // 6)
+    end, before = (float(np.mean(test.y[e - k : e])) for e in (m, max(m - m // 4, k)))
+    smooth = _smoothed(test.y, max(1, m // 10))
+    at = int(np.argmin(smooth))
     fall = float(test.y[0] - smooth[at])
-    rise = (end - float(smooth[at])) / fall if fall > 0 else 0.0
-    since = int(len(train.y) * at / len(test.y))
+    rise = max(end - float(smooth[at]), 0.0) / fall if fall > 0 else 0.0
+    since = int(len(train.y) * at / m)
     line = robust.trend(train.t[since:], train.y[since:])
+    start = max(float(test.y[0]), min(train.first, EARLIER * abs(float(test.y[0]))))
+    base = float("nan") if floor is None else floor
     return {
         "test_gap": end - robust.middle_mean(train.y[tail(train, 0.1, 4)]),
         "test_rise": rise,
         "overfit": float(rise > MUCH and line.high < 0),
+        "test_height": (end - base) / (start - base) if start != base else 0.0,
+        "test_fall": (before - end) / (before - base) if before != base else 0.0,
     }

@@ -23,9 +23,11 @@ FALL = 0.12
 LOW = 0.09
 """Height (end over start excess) that parts `converged` from `stagnating`: between the 5 %
 below which flat means done and the 15 % above which it means stuck."""
+HIGH = 0.15
+"""Height of the test loss that means stuck: some of it is the gap to the training data."""
 DONE = 3e-3
 """Height below which also a loss that still falls has converged."""
-SWING = 0.25
+SWING = 0.28
 """Peak to trough over the mean excess from which swings matter."""
 FADES = 3.0
 """Factor by which swings must shrink over half the run to count as dying out."""
@@ -40,7 +42,7 @@ HARDLY = 0.05
 """Share of its start that a positive loss must have lost, where no floor is known, for flat to
 mean done: a loss that never moved is stuck."""
 LOWEST = 1e-3
-"""Height below which swings do not matter any more."""
+"""Peak to trough over the start's excess below which swings do not matter any more."""
 UNDONE = -0.4
 """Autocorrelation of neighbours that counts as an alternation where the steps of the server
 point against one another as well."""
@@ -100,6 +102,8 @@ def _diverging(e: Mapping[str, float]) -> Ruling | None:
     beyond_noise = e["growth_low"] > 0 or _structured(e)
     growing = beyond_noise and e["top"] > 1 and e["envelope"] > GROWS
     growing = growing and (e["envelope_before"] > GROWS or e["fading"] < 0.5)
+    if e.get("overfit", 0.0) > 0:  # training goes on: it is the test loss that rises
+        return None
     overflows = not math.isfinite(e["noise"]) and e["top"] > 1
     if lifted or growing or overflows:
         return Ruling(DIVERGING, math.log(max(e["rise"] / RISES, e["envelope"] / GROWS, 1)))
@@ -107,14 +111,14 @@ def _diverging(e: Mapping[str, float]) -> Ruling | None:
 
 
 def _oscillating(e: Mapping[str, float]) -> Ruling | None:
-    large = e["swing"] >= SWING and e["height"] > LOWEST
+    large = e["swing"] >= SWING and e["swing"] * e["height"] > LOWEST
     if _structured(e) and large and e["fading"] < FADES:
         return Ruling(OSCILLATING, math.log(min(e["swing"] / SWING, FADES / e["fading"])))
     return None
 
 
 def _too_early(e: Mapping[str, float]) -> Ruling | None:
-    if e["points"] <= SHORT and e["change"] < e["change_by_noise"] and e["noise"] > 0:
+    if e["rounds"] <= SHORT and e["change"] < e["change_by_noise"] and e["noise"] > 0:
         return Ruling(TOO_EARLY, math.log(e["change_by_noise"] / max(e["change"], 1e-300)))
     return None
 
@@ -136,7 +140,9 @@ def _fall(e: Mapping[str, float]) -> float:
     error = (e["fall"] - e["fall_low"]) / CONFIDENT
     of_half = e["fall_of_half"] if e["fall_low_of_half"] > 0 else 0.0
     moves = e.get("step_cosine", 0.0) > AHEAD
-    if e["fall_low"] > 0 or (of_half and e["fall"] > 1.5 * error) or (moves and e["fall"] > error):
+    agrees = e["fall_low_of_half"] > FALL and e["fall"] > max(0.6 * of_half, 0.75 * error)
+    proven = e["fall_low"] > 0 or agrees or (of_half and e["fall"] > 1.5 * error)
+    if proven or (moves and e["fall"] > error):
         return e["fall"]
     return of_half if moves and abs(e["fall"] - of_half) < 2 * error else 0.0
 
@@ -148,6 +154,11 @@ def _flat(e: Mapping[str, float]) -> Ruling:
             return Ruling(STAGNATING, e["step_norm_growth"])
         if e["first"] > 0 and e["gain"] < HARDLY:
             return Ruling(STAGNATING, math.log(HARDLY / max(e["gain"], 1e-12)))
+    if e["below_floor"]:  # the train loss is another objective: what the test loss says counts
+        if e.get("test_fall", 0.0) > FALL and e["test_height"] > DONE:
+            return Ruling(CONVERGING, math.log(e["test_fall"] / FALL))
+        if e.get("test_height", 0.0) > HIGH:
+            return Ruling(STAGNATING, math.log(e["test_height"] / HIGH))
     if e["height"] <= LOW:
         return Ruling(CONVERGED, math.log(LOW / max(e["height"], 1e-12)))
     return Ruling(STAGNATING, math.log(e["height"] / LOW))

@@ -72,7 +72,7 @@ def crossing(values: np.ndarray, target: float, sign: int) -> float:
       A position in 0 .. n - 1, between measurements as a fraction; infinity where it is never met.
 
     Example:
-      >>> crossing(np.array([0.2, 0.6, 0.5, 0.8]), 0.7, 1)
+      >>> crossing(np.array([0.25, 0.5, 0.375, 0.75]), 0.625, 1)
       2.5
     """
     best = running_best(values, sign)

@@ -86,7 +86,8 @@ def verdict(
     main = sketches[name]
     if higher:
         main, floor = _mirrored(main), 0.0 if floor is None else floor
-    numbers = measure.of_loss(main, floor) | measure.beside(sketches)
+    numbers = measure.of_loss(main, floor, start=_start(sketches, name))
+    numbers |= measure.beside(sketches, floor)
     ruling = rule(numbers)
     cause = cause_of(ruling.name, numbers, facts or {})
     return Verdict(
@@ -115,6 +116,12 @@ def _loss_name(sketches: Mapping[str, Sketch], floor: float | None) -> str:
         return known[0]
     below = floor is not None and float(train.last) < floor
     return "test_loss" if below or 2 * test.seen >= train.seen else known[0]
+
+
+def _start(sketches: Mapping[str, Sketch], name: str) -> float | None:
+    """Where the run began by the other of train and test loss, if it has both."""
+    other = {"train_loss": "test_loss", "test_loss": "train_loss"}.get(name)
+    return float(sketches[other].first) if other in sketches and sketches[other].seen else None
 
 
 def is_accuracy(name: str) -> bool:

@@ -190,7 +190,9 @@ class SweepDispatch:
 
     def _number(self, block: Block, column: int, name: str) -> float:
         column = min(column, len(block.settings) - 1)
-        return self._settings[block.settings[column]].hyper[name]
+        # An empty slot holds setting 0, which may be another group's, without this number.
+        hyper = self._settings[block.settings[column]].hyper
+        return hyper.get(name, self._prepared.hyper[name])
 
     def _take(
         self, records: Buffers, wave: Sequence[Block], at: np.ndarray, rounds: int

@@ -42,7 +42,7 @@ def digits(activation, scale, hidden=4, n=200):
     x, y = read_digits()
     spec = saddle_networks.symmetric_mlp(hidden, activation=activation, scale=scale)
     task = tasks.classifier(spec, 10, x_shape=(64,), dtype=jnp.float64)
-    data = x[:n].reshape(n, 64).astype(float), y[:n].astype(np.int32)
+    data = x[:n].reshape(n, 64) / 16, y[:n].astype(np.int32)
     return task, shards(*data, [n // CLIENTS] * CLIENTS)
 
 

@@ -192,3 +192,15 @@ def test_a_python_sweep_cannot_be_resumed_from_the_command_line(
     Path("made/sweep.toml").write_text("[sweep")
     assert main(["resume", "made"]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_number_that_only_some_settings_have_makes_two_programs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SGD without momentum has no such number: the first setting is of another group."""
+    vary = ["--vary", "client.momentum", "[0.0, 0.5]"]
+    code = main(["sweep", "tiny.toml", "--seeds", "2", *vary, "--out", "momentum"])
+    assert code == 0, capsys.readouterr().err
+    rows = table("momentum")
+    finals = {r["client.momentum"]: r["final_train_loss"] for r in rows}
+    assert len(rows) == 4 and finals["0.0"] != finals["0.5"]

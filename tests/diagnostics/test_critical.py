@@ -76,9 +76,7 @@ def test_the_monkey_saddle_has_a_way_out_that_no_hessian_shows():
     angle = np.arctan2(*found.walk.direction[::-1])  # valleys at 60, 180 and 300 degrees
     assert np.cos(3 * angle) < -0.9
     step = found.walk.step
-    np.testing.assert_allclose(
-        found.verified_decrease, -(step**3) * np.cos(3 * angle), rtol=1e-6
-    )
+    np.testing.assert_allclose(found.verified_decrease, -(step**3) * np.cos(3 * angle), rtol=1e-6)
     assert "higher order" in found.sentence
 
 
@@ -111,7 +109,9 @@ def test_the_unit_of_the_loss_does_not_matter(factor):
         (lambda p: factor * (p[0] ** 2 + p[1] ** 2), "local minimum"),
     ):
         assert ask(value, [0, 0], tilt=0.0).kind == kind
-    assert ask(lambda p: factor * (p[0] ** 2 + p[1] ** 2), [1, 1], tilt=0.0).kind == "not stationary"
+    assert (
+        ask(lambda p: factor * (p[0] ** 2 + p[1] ** 2), [1, 1], tilt=0.0).kind == "not stationary"
+    )
 
 
 def test_tolerances_decide_as_they_say():

@@ -13,7 +13,15 @@ from oracles.curvature import softmax_gradient, softmax_hessian
 from fedjax_sim import tasks
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import Batch, Model
-from fedjax_sim.diagnostics.curvature import HELD, TRAINED, landscape, which_loss
+from fedjax_sim.diagnostics.curvature import (
+    HELD,
+    TRAINED,
+    Received,
+    landscape,
+    measures,
+    sum_loss,
+    which_loss,
+)
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.tasks.models import mlp
 
@@ -31,7 +39,9 @@ def order():
 def weighed(data, weighting, of):
     """`sum_i w_i of(x_i, y_i)` over clients, in NumPy."""
     sizes = np.asarray(data.sizes)
-    weights = sizes / sizes.sum() if weighting == "examples" else np.full(len(sizes), 1 / len(sizes))
+    weights = (
+        sizes / sizes.sum() if weighting == "examples" else np.full(len(sizes), 1 / len(sizes))
+    )
     return sum(w * of(*window(data, i)) for i, w in enumerate(weights))
 
 
@@ -65,9 +75,7 @@ def test_lanes_and_devices_change_nothing(weighting, lanes, devices):
         along = g.along(g.point, v[0], np.array([0.0, 0.1, -1.0]))
         return (*g.slope(g.point), g.products(g.point, v), along)
 
-    for got, want in zip(
-        measured(Plan(lanes, devices), 3), measured(Plan(1, 1), 100), strict=True
-    ):
+    for got, want in zip(measured(Plan(lanes, devices), 3), measured(Plan(1, 1), 100), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
 
 
@@ -113,10 +121,8 @@ def test_a_block_shares_its_primal_pass():
     task = tasks.classifier(mlp(64, 64, 64), classes=CLASSES, x_shape=(DIM,), dtype=jnp.float64)
     model = task.init(jax.random.key(0))
     batch = Batch(jnp.ones((128, DIM)), jnp.zeros(128, jnp.int32), jnp.ones(128, bool))
-    from fedjax_sim.diagnostics.curvature import Received, _measures, sum_loss
-
     vector, unravel = ravel_pytree(model.params)
-    slope, products, _ = _measures(sum_loss(task, TRAINED), unravel)
+    slope, products, _ = measures(sum_loss(task, TRAINED), unravel)
 
     def flops(f, block=None):
         extra = () if block is None else (jnp.ones((block, vector.size)),)
@@ -124,7 +130,7 @@ def test_a_block_shares_its_primal_pass():
         return jax.jit(f).lower(*given).compile().cost_analysis()["flops"]
 
     gradient, one, eight = flops(slope), flops(products, 1), flops(products, 8)
-    assert one > 2.5 * gradient  # a single product repeats the primal pass
+    assert one - eight / 8 > 0.7 * gradient  # a single product pays for the primal pass alone
     assert eight / 8 < 2.2 * gradient
 
 
@@ -145,7 +151,9 @@ def test_batch_statistics_are_held_fixed():
     data, model = softmax_data(SIZES), task.init(jax.random.key(0))
     assert which_loss(task, model, data) == HELD
     state = jax.tree.map(lambda leaf: leaf + 0.3, model.state)
-    fine = landscape(task, model, data, batch_size=2, plan=Plan(1, 1)).move(Model(model.params, state))
+    fine = landscape(task, model, data, batch_size=2, plan=Plan(1, 1)).move(
+        Model(model.params, state)
+    )
     batch = Batch(data.x, data.y, jnp.ones(len(data.x), bool))
     total, count = task.metrics(task.predict(Model(model.params, state), data.x), batch)["loss"]
     np.testing.assert_allclose(fine.slope(fine.point)[0], total / count, rtol=1e-12)

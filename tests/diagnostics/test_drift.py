@@ -18,7 +18,7 @@ from fedjax_sim.algorithms import fedavg, fedavgm, fednova, local_only, scaffold
 from fedjax_sim.core import tree
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import ClientUpdate
-from fedjax_sim.core.types import Model, Report
+from fedjax_sim.core.types import Model, Moment, Report
 from fedjax_sim.diagnostics.drift import drift_panel, drift_watch, params_of
 from fedjax_sim.diagnostics.drift_statistics import CAP, capped, is_due
 from fedjax_sim.engine.bind import bind
@@ -40,7 +40,7 @@ from tests.helpers import (
 from tests.oracles import drift as oracle
 
 P = 7
-PLANS = [Plan(1, 1), Plan(3, 1), Plan(2, 2), Plan(1, 8)]
+PLANS = [Plan(1, 1), Plan(3, 1), Plan(2, 4)]
 
 
 def vector(model: Any) -> np.ndarray:
@@ -232,8 +232,18 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("plan", [Plan(1, 1), Plan(3, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("fedavg", Plan(1, 1)),
+        ("fedavg", Plan(3, 2)),
+        ("fedavgm", Plan(1, 2)),
+        ("fednova", Plan(3, 1)),
+        ("scaffold", Plan(1, 1)),
+        ("scaffold", Plan(3, 2)),
+    ],
+    ids=str,
+)
 def test_training_is_bitwise_what_it_was(name: str, plan: Plan) -> None:
     without, _ = run(RECIPES[name](), plan=plan)
     measured, records = run(RECIPES[name](), every=3, plan=plan)
@@ -241,8 +251,8 @@ def test_training_is_bitwise_what_it_was(name: str, plan: Plan) -> None:
     assert records["drift_measured"].any()
 
 
-@pytest.mark.parametrize("name", ["fedavg", "scaffold"])
-def test_layouts_agree(name: str) -> None:
+def test_layouts_agree() -> None:
+    name = "scaffold"
     _, want = run(RECIPES[name](), every=2, groups=np.arange(8) % 2)
     for plan in PLANS[1:]:
         _, got = run(RECIPES[name](), every=2, plan=plan, groups=np.arange(8) % 2)
@@ -273,25 +283,25 @@ def test_alignment_is_with_the_step_that_was_taken(x64: None, name: str) -> None
     algorithm = bind(recipe, task, plan, mesh, panel=panel)
     collecting = bind(_kept(recipe), task, plan, mesh)
     watch = drift_watch(task, plan, mesh, every=1, clients=0)
-    state = algorithm.init(key, task.init(key), 6)
-    before = algorithm.global_model(state)
-    for model in [collecting.global_model(collecting.step(key, state, (), cohort_of([i]), data)[0])
-                  for i in (4, 1)]:  # fmt: skip
-        seen.append(vector(before.params) - vector(model.params))
-    after, _, info = algorithm.step(key, state, (), cohort, data)
-    from fedjax_sim.core.types import Moment
-
+    state, step = algorithm.init(key, task.init(key), 6), quick_jit(algorithm.step)
+    state, _, _ = step(jax.random.key(7), state, (), cohort_of([0, 2]), data)
+    before = algorithm.global_model(state)  # after a round: the server has momentum
+    alone, one = collecting.init(key, before, 6), quick_jit(collecting.step)
+    for i in (4, 1):
+        moved, _, _ = one(key, alone, (), cohort_of([i]), data)
+        seen.append(vector(before.params) - vector(collecting.global_model(moved).params))
+    after, _, info = step(key, state, (), cohort, data)
     moment = Moment(key, cohort.round, before, algorithm.global_model(after), cohort, info, data)
     _, values = watch.observe(watch.init(before, 6), moment)
-    step = vector(before.params) - vector(algorithm.global_model(after).params)
-    want = oracle.alignment(seen, [1, 1], step)
+    taken = vector(before.params) - vector(algorithm.global_model(after).params)
+    want = oracle.alignment(seen, [1, 1], taken)
     np.testing.assert_allclose(values["drift_alignment"], want, rtol=1e-9)
 
 
 def _kept(recipe: Any) -> Any:
     """The same clients with plain averaging at the server: one client's round is its update."""
     built = recipe.build(**recipe.hyper)
-    return compose(built.client, mean(), server_opt(optax.sgd(1.0)))._replace(hyper={}, name="kept")
+    return compose(built.client, mean(), server_opt(optax.sgd(1.0)))
 
 
 def test_nothing_shared_is_not_measured() -> None:

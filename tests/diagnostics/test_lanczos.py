@@ -123,7 +123,9 @@ def test_moments_scatter_around_the_traces_as_stated():
         truth = np.trace(np.linalg.matrix_power(h, k)) / n
         spread = np.sqrt(2 * np.trace(np.linalg.matrix_power(h, 2 * k)) / n / (block * n))
         found = [
-            spectrum_of(block_lanczos(lambda v: v @ h, random_block(block, n, s), steps=4)).moment(k)
+            spectrum_of(block_lanczos(lambda v: v @ h, random_block(block, n, s), steps=4)).moment(
+                k
+            )
             for s in range(seeds)
         ]
         assert abs(np.mean(found) - truth) < 4 * spread / np.sqrt(seeds)

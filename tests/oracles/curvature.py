@@ -27,9 +27,7 @@ def hessian_by_differences(
     return (h + h.T) / 2
 
 
-def softmax_gradient(
-    flat: np.ndarray, x: np.ndarray, y: np.ndarray, classes: int
-) -> np.ndarray:
+def softmax_gradient(flat: np.ndarray, x: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
     """Gradient of mean cross entropy of `x W + b`, with W `[d, C]` first and then b."""
     d = x.shape[1]
     w, b = flat[: d * classes].reshape(d, classes), flat[d * classes :]
