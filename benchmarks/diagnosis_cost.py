@@ -27,7 +27,7 @@ from ours_worker import params_of, shards_of, start_backend, task_of
 from workloads import WORKLOADS, Workload, flat
 
 BARS = {"verdict": 1.01, "drift_every_10": 1.05, "drift_every_1": 1.20}
-PROBE_CLIENTS, PROBE_BATCH = 4, 10
+PROBE_CLIENTS, PROBE_BATCH, SPACING = 4, 10, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +117,13 @@ def predicted(workload: Workload, every: int) -> float:
 
     A local step reads or writes P some 5 times, and its products are taken to last as long
     again; a client's start and its fold into the mean are 3 passes. A measured client adds 5
-    (its norm: two reads; its direction: three reads and a write), the probe its gradients, as
-    steps of one batch.
+    (its norm: two reads; its direction: three reads and a write), the probe, every fifth
+    round at most, its gradients, as steps of one batch.
     """
     steps = workload.steps / workload.cohort
     a_client = 2 * 5 * steps + 3
-    measured = 5 + 2 * 5 * 2 * PROBE_CLIENTS / workload.cohort
-    return 1 + measured / a_client / every
+    probe = 2 * 5 * 2 * PROBE_CLIENTS / workload.cohort
+    return 1 + (5 / every + probe / max(every, SPACING)) / a_client
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ class Runner:
         while len(losses) < limit:
             state, records = self.simulate(key, state, CHUNK, self.data)
             losses += np.asarray(records["train_loss"]).tolist()
-            if not min(losses) >= stop:
+            if not np.all(np.array(losses) >= stop):
                 break
         assert self.algorithm.global_model is not None
         return np.array(losses[:limit]), self.algorithm.global_model(state.algorithm)

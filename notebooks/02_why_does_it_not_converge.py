@@ -26,7 +26,6 @@
 # %%
 import warnings
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -41,10 +40,13 @@ def show(run, name):
     """A run's loss, and the verdict on it."""
     losses = [r["train_loss"] for r in run.records]
     plt.semilogy(np.maximum(np.array(losses, float), 1e-12), label=name)
-    v = fs.verdict(run.records, floor=0.0)
-    print(f"{name:<22} {v.name:<12} {v.sentence}")
-    if v.name not in ("converged", "converging"):
-        print(f"{'':<22} likely cause: {v.cause}\n{'':<22} try: {v.remedy}")
+    v = run.summary["verdict"]
+    print(f"{name:<18} {v['name']:<12} {v['sentence']}")
+    if v["name"] not in ("converged", "converging"):
+        print(f"{'':<18} likely cause: {v['cause']}\n{'':<18} try: {v['remedy']}")
+
+
+no_panel = fs.Diagnosis(drift_every=0)  # the drift panel comes in section 4
 
 
 # %% [markdown]
@@ -60,13 +62,14 @@ bowl = fs.data.quadratics(a=[[1.0, 4.0]] * 4, b=[[1.0, 1.0]] * 4)
 task = fs.tasks.quadratic(2)
 
 
-def descend(rate, rounds=60, federation=bowl, steps=1, **more):
-    algorithm = fs.algorithms.fedavg(optax.sgd(rate, **more), steps=steps, batch_size=None)
-    return fs.run(algorithm, task, federation, cohort=federation.n_clients, rounds=rounds)
+def descend(rate, rounds=60):
+    algorithm = fs.algorithms.fedavg(optax.sgd(rate), steps=1, batch_size=None)
+    return fs.run(algorithm, task, bowl, cohort=4, rounds=rounds, diagnosis=no_panel)
 
 
-for rate in (0.002, 0.2, 0.499, 0.52):
-    show(descend(rate), f"rate {rate}")
+walks = {rate: descend(rate) for rate in (0.002, 0.2, 0.499, 0.52)}
+for rate, walk in walks.items():
+    show(walk, f"rate {rate}")
 plt.xlabel("round"), plt.ylabel("loss"), plt.legend();
 
 # %% [markdown]
@@ -74,8 +77,8 @@ plt.xlabel("round"), plt.ylabel("loss"), plt.legend();
 # model walks steadily, near -1 it jumps to and fro across a valley: the sign of a rate at the edge.
 
 # %%
-for rate in (0.02, 0.499):
-    cosines = [r["step_cosine"] for r in descend(rate).records if "step_cosine" in r]
+for rate in (0.002, 0.499):
+    cosines = [r["step_cosine"] for r in walks[rate].records if "step_cosine" in r]
     print(f"rate {rate}: median step_cosine {np.median(cosines):+.2f}")
 
 # %% [markdown]
@@ -93,9 +96,10 @@ best_rate = 4 / (np.sqrt(kappa) + 1) ** 2
 
 
 def heavy_ball(beta, rate):
-    server = optax.sgd(1.0, momentum=beta)
-    algorithm = fs.algorithms.fedavg(optax.sgd(rate), steps=1, batch_size=None, server=server)
-    return fs.run(algorithm, task, valley, cohort=4, rounds=150)
+    algorithm = fs.algorithms.fedavgm(
+        optax.sgd(rate), server_momentum=beta, steps=1, batch_size=None
+    )
+    return fs.run(algorithm, task, valley, cohort=4, rounds=150, diagnosis=no_panel)
 
 
 show(heavy_ball(0.0, 2 / (1 + kappa)), "no momentum")
@@ -119,7 +123,7 @@ clients = tilts(4, 2, size=0.3)  # clients disagree about the slope; on average 
 ridge = fs.data.from_arrays(clients, clients, fs.partition.natural(np.arange(4)))
 well = surface(double_well(), [1.0, 0.0])
 plain = fs.algorithms.fedsgd(optax.sgd(0.2))
-stuck = fs.run(plain, well, ridge, cohort=4, rounds=100)
+stuck = fs.run(plain, well, ridge, cohort=4, rounds=100, diagnosis=no_panel)
 answer = critical_point(well, stuck.model, ridge)
 print(answer.kind, "-", answer.sentence)
 
@@ -127,7 +131,7 @@ print(answer.kind, "-", answer.sentence)
 escaping = fs.algorithms.negative_curvature(optax.sgd(0.2))
 shaking = fs.algorithms.perturbed(optax.sgd(0.2), steps=1, batch_size=None, radius=0.01, wait=20.0)
 for name, algorithm in (("plain", plain), ("perturbed", shaking), ("negative curvature", escaping)):
-    run = fs.run(algorithm, well, ridge, cohort=4, rounds=100)
+    run = fs.run(algorithm, well, ridge, cohort=4, rounds=100, diagnosis=no_panel)
     plt.plot([r["train_loss"] for r in run.records], label=name)
     kind = critical_point(well, run.model, ridge).kind
     print(f"{name:<20} ends at {np.round(run.model.params['x'], 3)}: {kind}")
@@ -145,11 +149,13 @@ plt.axhline(-0.25, color="grey", lw=0.8, ls=":"), plt.xlabel("round"), plt.ylabe
 pair = fs.data.quadratics(a=[[1.0], [4.0]], b=[[0.0], [1.0]])
 line = fs.tasks.quadratic(1)
 print(" K   predicted   FedAvg    SCAFFOLD   drift_cosine   |client step| / |server step|")
-for steps in (1, 2, 5, 10, 50):
+for steps in (1, 5, 50):
     c = 1 - (1 - 0.1 * np.array([1.0, 4.0])) ** steps
     batches = {"steps": steps, "batch_size": None}
     run = fs.run(fs.algorithms.fedavg(optax.sgd(0.1), **batches), line, pair, rounds=200)
-    control = fs.run(fs.algorithms.scaffold(optax.sgd(0.1), **batches), line, pair, rounds=200)
+    control = fs.run(
+        fs.algorithms.scaffold(optax.sgd(0.1), **batches), line, pair, rounds=200, diagnosis=no_panel
+    )
     last = [r for r in run.records if "drift_cosine" in r][-1]
     size = last["drift_client_norm"] / max(last["drift_mean_norm"], 1e-9)
     x, y = (float(r.model.params["x"][0]) for r in (run, control))
@@ -170,7 +176,8 @@ runs = {}
 for name, alpha in (("IID", 100.0), ("very non-IID", 0.05)):
     fed = fs.data.digits(fs.partition.dirichlet(clients=50, alpha=alpha), test_fraction=0.2)
     algorithm = fs.algorithms.fedavg(optax.sgd(0.1), epochs=5, batch_size=10)
-    runs[name] = fs.run(algorithm, digits, fed, cohort=10, rounds=80, eval_every=4)
+    watched = fs.Diagnosis(drift_every=5, noise_scale=True)
+    runs[name] = fs.run(algorithm, digits, fed, cohort=10, rounds=80, eval_every=4, diagnosis=watched)
     v = runs[name].summary["verdict"]
     print(f"{name:<14} {v['name']}: {v['sentence']}")
 
@@ -187,7 +194,7 @@ drift_picture(runs["very non-IID"].records, runs["very non-IID"].summary)
 
 # %%
 for name, run in runs.items():
-    found = critical_point(digits_task := digits.bind((64,)), run.model, run.federation, steps=12)
+    found = critical_point(digits.bind((64,)), run.model, run.federation, steps=8)
     print(f"{name:<14} {found.kind}: {found.sentence}")
 
 # %% [markdown]
@@ -204,12 +211,9 @@ contestants = {
     "fedavgm": fs.algorithms.fedavgm(optax.sgd(0.1), server_momentum=0.8, server_rate=0.5, **local),
     "scaffold": fs.algorithms.scaffold(optax.sgd(0.1), **local),
 }
-settings = {"cohort": 10, "rounds": 80, "eval_every": 4}
-seeds = {
-    name: [fs.run(a, digits, hard, seed=s, **settings) for s in range(3)]
-    for name, a in contestants.items()
-}
-comparison = fs.compare(*seeds.values(), names=list(seeds), metric="test_accuracy")
+settings = {"cohort": 10, "rounds": 80, "eval_every": 4, "seeds": 4}
+sweeps = {name: fs.sweep(a, digits, hard, **settings) for name, a in contestants.items()}
+comparison = fs.compare(*sweeps.values(), names=list(sweeps), metric="test_accuracy")
 print(comparison.table())
 comparison.plot()
 
@@ -222,7 +226,9 @@ comparison.plot()
 # %%
 policy = fs.Policy(on_trouble="restore", patience=5)
 algorithm = fs.algorithms.fedavg(optax.sgd(0.52), steps=1, batch_size=None)
-saved = fs.run(algorithm, task, bowl, cohort=4, rounds=150, chunk=5, policy=policy)
+saved = fs.run(
+    algorithm, task, bowl, cohort=4, rounds=150, chunk=5, policy=policy, diagnosis=no_panel
+)
 print(saved.summary["policy"]["events"])
 show(descend(0.52, rounds=150), "without"), show(saved, "with a policy")
 plt.xlabel("round"), plt.ylabel("loss"), plt.legend();

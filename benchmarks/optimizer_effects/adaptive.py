@@ -10,7 +10,7 @@ import optax
 import fedjax_sim as fs
 from optimizer_effects.common import Arm, Bench, Measured, claim, course, measure, to_accuracy
 
-CLIENT_RATES = (0.02, 0.1, 0.5)
+CLIENT_RATES = (0.1, 0.3, 1.0)
 
 
 def rows(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -30,8 +30,8 @@ def rows(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             ),
             (0.3, 1.0, 3.0),
         ),
-        "FedAdam": (fs.algorithms.fedadam(sgd, lr=0.1, **local), (0.01, 0.03, 0.1)),
-        "FedYogi": (fs.algorithms.fedyogi(sgd, lr=0.1, **local), (0.01, 0.03, 0.1)),
+        "FedAdam": (fs.algorithms.fedadam(sgd, lr=0.1, **local), (0.03, 0.1, 0.3)),
+        "FedYogi": (fs.algorithms.fedyogi(sgd, lr=0.1, **local), (0.03, 0.1, 0.3)),
     }  # fmt: skip
 
     def arm(label: str) -> Measured:

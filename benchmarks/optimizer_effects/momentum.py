@@ -35,7 +35,7 @@ def _sgd(kind: str) -> Any:
 def at_the_client(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Momentum inside local training; it starts anew each round."""
     data = bench.federation(fs.partition.iid(clients=20))
-    rates = (0.01, 0.03, 0.1, 0.3, 1.0)
+    rates = (0.03, 0.1, 0.3, 1.0, 3.0)
     target, rounds = (0.95 if bench.data == "digits" else 0.9), bench.rounds(80)
 
     def arm(kind: str) -> Measured:
@@ -71,7 +71,7 @@ def at_the_client(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, An
 def exact(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Momentum on the exact gradient of a convex loss, where the theory is at home."""
     data = bench.federation(fs.partition.dirichlet(clients=20, alpha=0.3))
-    rates = (0.1, 0.2, 0.4, 0.8, 1.6)
+    rates = (0.4, 0.8, 1.6, 3.2, 6.4)
     target, rounds = (0.2 if bench.data == "digits" else 0.45), bench.rounds(300)
 
     def arm(kind: str) -> Measured:
@@ -111,7 +111,7 @@ def at_the_server(bench: Bench) -> tuple[list[dict[str, Any]], list[dict[str, An
             server=lambda server_lr: optax.sgd(server_lr, **KINDS[kind]), server_lr=1.0,
             epochs=1, batch_size=10,
         )  # fmt: skip
-        grid = {"lr": (0.05, 0.2), "server_lr": (0.1, 0.3, 1.0)}
+        grid = {"lr": (0.1, 0.3), "server_lr": (0.3, 1.0, 3.0)}
         label, score = f"{kind} at the server", to_accuracy(target)
         return measure(Arm(label, recipe, fs.models.mlp(64), data, rounds, 5, grid, score), bench)
 

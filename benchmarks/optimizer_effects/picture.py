@@ -22,13 +22,13 @@ _WORDS = {"test_accuracy": "test accuracy", "test_loss": "test loss, log scale"}
 
 def draw(rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Any], record: Path) -> Path:
     """Draw all effects; beside the record, as `.png`."""
-    names = list(courses)
-    across = 2
+    names, across = list(courses), 2
     down = -(-len(names) // across)
-    figure, axes = plt.subplots(
-        down, across, figsize=(11, 3.3 * down), squeeze=False, layout="constrained"
-    )
-    for axis, name in zip(axes.flat, names, strict=False):
+    figure = plt.figure(figsize=(11, 3.3 * down), layout="constrained")
+    grid = figure.add_gridspec(down, across)
+    for i, name in enumerate(names):
+        alone = i == len(names) - 1 and i % across == 0
+        axis = figure.add_subplot(grid[i // across, :] if alone else grid[i // across, i % across])
         if name == "batch norm":
             _bars(axis, courses[name])
         else:
@@ -36,8 +36,6 @@ def draw(rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Any], record: 
         axis.set_title(_title(name, rows), color=INK, fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=FAINT, labelsize=8)
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
     figure.suptitle(
         "Textbook effects of optimizers: mean over five seeds, band from least to largest",
         color=INK, fontweight="bold",
@@ -49,10 +47,9 @@ def draw(rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Any], record: 
 
 
 def _title(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    effect = name.split(":")[0]
     mine = [r["verdict"] for r in rows if r["panel"] == name]
     told = ", ".join(f"{mine.count(v)} {v}" for v in MARKS if mine.count(v))
-    return f"{effect if effect == name else name}   ({told})"
+    return f"{name}   ({told})"
 
 
 def _curves(axis: Axes, courses: Sequence[Mapping[str, Any]]) -> None:
@@ -86,4 +83,4 @@ def _bars(axis: Axes, courses: Sequence[Mapping[str, Any]]) -> None:
     low = min(min(c["final"]) for c in courses)
     axis.set_xlim(max(0.0, np.floor(10 * low) / 10 - 0.1), 1.0)
     axis.set_xlabel("accuracy at the end", color=FAINT, fontsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

@@ -12,8 +12,9 @@ rounds shown (at the half: of the half):
 - `converged`: the later excess never exceeds 6 % of the start;
 - `converging`: at 3R it is at most 80 % of that at R;
 - `stagnating`: it never falls below 70 % of that at R;
-- `oscillating`: the rounds R to 3R still swing (size >= 0.3, damping < 4);
-- `diverging`: not finite, or at 3R above 3 times what it is at R and the start.
+- `oscillating`: the rounds R to 3R still swing (size >= 0.3, damping < 4), and the second half of
+  what is shown repeats itself (an autocorrelation above 0.5 at some lag of 2 to 16): no chaos;
+- `diverging`: not finite, or at 3R above 100 times what it is at R and the start.
 
 Where batches or cohorts are random, the excess is a path with noise, and what is compared are its
 means over the third quarter (m1) and the last (m2) of what is shown, over R..2R (l1) and 2R..3R
@@ -300,10 +301,16 @@ def _hidden(seen: np.ndarray, shown: int) -> str | None:
 
 def _structured(scatter: np.ndarray) -> bool:
     """Whether the scatter alternates or repeats."""
-    centred = scatter - scatter.mean()
-    power = float(centred @ centred)
-    lags = [float(centred[k:] @ centred[:-k]) / power for k in range(1, 11)]
+    lags = _correlations(scatter, 10)
     return lags[0] < -0.5 or max(lags[1:]) > 0.5
+
+
+def _correlations(x: np.ndarray, most: int) -> list[float]:
+    """Autocorrelations of `x [n]` at lags 1 to `most`, each over the pairs that there are."""
+    centred = x - x.mean()
+    power = float(np.mean(centred**2)) or 1.0
+    lags = range(1, min(most, len(x) - 2) + 1)
+    return [float(np.mean(centred[k:] * centred[:-k])) / power for k in lags]
 
 
 def smoothed(e: np.ndarray, shown: int) -> np.ndarray:
@@ -319,7 +326,7 @@ def smoothed(e: np.ndarray, shown: int) -> np.ndarray:
 def _grows(e: np.ndarray, shown: int, start: float) -> bool:
     if not np.isfinite(e).all():
         return True
-    return bool(e[-1] > 3 * max(e[shown - 1], start))
+    return bool(e[-1] > 100 * max(e[shown - 1], start))
 
 
 def _not_borne_out(course: Course, verdict: str, rounds: int) -> bool:
@@ -335,4 +342,5 @@ def _not_borne_out(course: Course, verdict: str, rounds: int) -> bool:
     if verdict == rules.STAGNATING:
         return bool(later.min() < 0.7 * now)
     size, damping, turns, _ = rules.swings(later)
-    return not (turns >= 6 and size >= 0.3 and damping < 4)
+    swings_on = turns >= 6 and size >= 0.3 and damping < 4
+    return not swings_on or max(_correlations(e[rounds // 2 : rounds], 16)[1:]) < 0.5

@@ -46,7 +46,7 @@ def add(verbs: Any) -> None:
     verb.add_argument("--clients", metavar="N", default="10", help=words)
     words = "stationary when a gradient step gains less than this share of the loss's scale; 1e-6"
     verb.add_argument("--tolerance", metavar="X", default="1e-6", help=words)
-    words = "compute in float32: faster, and small eigenvalues drown in rounding"
+    words = "compute in float32: faster; small decreases of the loss drown in rounding"
     verb.add_argument("--float32", action="store_true", help=words)
     verb.add_argument("--seed", metavar="N", default="0", help="of all random directions; 0")
     verb.add_argument("--json", action="store_true", help="print probe.json instead of tables")

@@ -62,6 +62,9 @@ AHEAD = 0.5
 DEAF = 0.1
 """|server step| against its start, below which the server stands still."""
 
+ALIKE = 10.0
+"""Dirichlet's alpha from which clients' labels are as good as equal."""
+
 
 def cause_of(name: str, evidence: Mapping[str, float], facts: Mapping[str, Any]) -> Cause:
     """Name the likeliest cause.
@@ -70,8 +73,8 @@ def cause_of(name: str, evidence: Mapping[str, float], facts: Mapping[str, Any])
       name: the verdict.
       evidence: its numbers.
       facts: what is known of the run besides, all optional: `momentum`, `server_momentum`,
-        `local_steps` (a client and round), `epochs`, `full_batch` and `full_cohort` (bool),
-        `iid` (bool) or `alpha` (of a Dirichlet partition).
+        `local_steps` (a client and round) or `epochs`, `iid` (bool) or `alpha` (of a Dirichlet
+        partition).
 
     Returns:
       `Cause`.
@@ -88,6 +91,12 @@ def _momentum(facts: Mapping[str, Any]) -> float:
 
 def _local_steps(facts: Mapping[str, Any]) -> float:
     return float(facts.get("local_steps") or facts.get("epochs") or 1)
+
+
+def _uneven(evidence: Mapping[str, float], facts: Mapping[str, Any]) -> bool:
+    """Whether clients may well differ: known to, or not known not to."""
+    alike = facts.get("iid", False) or float(facts.get("alpha") or 0) >= ALIKE
+    return not alike and evidence.get("drift_cosine", 0.0) < AHEAD
 
 
 def _diverging(evidence: Mapping[str, float], facts: Mapping[str, Any]) -> Cause:
@@ -118,8 +127,7 @@ def _stagnating(evidence: Mapping[str, float], facts: Mapping[str, Any]) -> Caus
     if evidence.get("noise_share", 0.0) > 0.1 and abs(cosine) < AHEAD:
         return NOISE
     if shrunk <= DEAF:
-        steps, uneven = _local_steps(facts), not facts.get("iid", False)
-        if steps > 1 and uneven:
+        if _local_steps(facts) > 1 and _uneven(evidence, facts):
             return CONFLICT if evidence.get("client_spread", 0.0) > 0.5 else DRIFT
         return LIMIT
     return SADDLE if cosine > 0 else LIMIT

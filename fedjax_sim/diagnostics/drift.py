@@ -1,7 +1,8 @@
 """The drift panel: do the clients of a round pull the same way?
 
 `drift_panel` wraps the pieces of an algorithm so that clients' updates are summed up as they
-end, in the rounds that are due and nowhere else; training goes on as without it, bit for bit.
+end, in the rounds that are due and nowhere else. Training draws and adds up what it does without
+it; its last bits may differ, for what else a program holds decides which operations XLA fuses.
 `drift_watch` adds what needs the server's step, and a probe of the gradients' noise.
 """
 

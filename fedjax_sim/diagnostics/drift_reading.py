@@ -75,7 +75,7 @@ def _state(cosine: float, clients: float) -> str:
 
 def _common(records: Sequence[Mapping[str, Any]], since: int) -> float | None:
     """What clients' gradients have in common, from the last readings from `since` on."""
-    names = ("drift_gradient_square", "drift_client_gradient_square")
+    names = ("drift_probe_square", "drift_probe_client_square")
     pairs = [[r.get(n) for n in names] for r in records if r["round"] >= since]
     known = np.array([p for p in pairs if None not in p][-_READINGS:], float).reshape(-1, 2)
     whole, own = known.sum(axis=0)

@@ -26,7 +26,10 @@ from fedjax_sim.engine.plan import Plan
 MEASURED = "drift_measured"
 DIRECTIONS = "drift_directions"
 DECAY = 0.8
-"""Of the noise probe's running means from one reading to the next: about five readings count."""
+"""Of the running means from one reading to the next: about five readings count."""
+SPACING = 5
+"""Least rounds between two noise probes: a probe costs half of the panel, and is averaged."""
+PROBED = "drift_probe_measured"
 
 
 class Directions(NamedTuple):
@@ -75,8 +78,10 @@ def drift_watch(
       clients share, from running means of the panel's `drift_variance` and
       `drift_shared_square` (only with `drift_panel`);
     - those of `noise_scale.noise_scales`, from running means over the latest probes;
-    - `drift_gradient_square` and `drift_client_gradient_square`: this probe's `|grad f|^2` and
-      mean `|grad f_i|^2`, for `dissimilarity.fit`; unbiased, hence below 0 at times.
+    - `drift_probe_square` and `drift_probe_client_square`: the latest probe's own `|grad f|^2`
+      and mean `|grad f_i|^2`, for `dissimilarity.fit`; unbiased, hence below 0 at times. There
+      is a probe (`drift_probe_measured`) in the rounds that are due, but no oftener than every
+      fifth, where at least two clients are present.
 
     Args:
       task: what is learned.
@@ -90,8 +95,8 @@ def drift_watch(
     Returns:
       `Watch`; without a shared model it says nothing.
 
-    Cost: in a round that is due `2 clients` gradients of `batch_size` examples and three reads
-      of the parameters; else nothing. Its state is six numbers.
+    Cost: in a round that is due three reads of the parameters, with a probe `2 clients`
+      gradients of `batch_size` examples; else nothing. Its state is six numbers.
     """
     integer("diagnosis.drift_every", every, least=1)
     integer("diagnosis.drift_clients", clients, least=0)
@@ -100,6 +105,23 @@ def drift_watch(
     def init(model: Model | None, n_clients: int) -> Any:
         del model, n_clients
         return tree.strong(DriftState(no_noise(), jnp.zeros(()), jnp.zeros(())))
+
+    spacing = every * -(-SPACING // every)
+
+    def probe(moment: Moment) -> Noise:
+        assert moment.before is not None
+        return probe_noise(
+            task,
+            moment.before,
+            moment.cohort,
+            moment.data,
+            key=keys.server_key(moment.key, keys.Purpose.DIAGNOSIS),
+            plan=plan,
+            mesh=mesh,
+            clients=clients,
+            batch_size=batch_size,
+            weighting=weighting,
+        )
 
     def measure(state: DriftState, moment: Moment) -> tuple[DriftState, dict[str, Array]]:
         assert moment.before is not None and moment.after is not None
@@ -110,23 +132,13 @@ def drift_watch(
             state = _with_panel(state, moment.info.scalars)
             values["drift_cohort_size"] = capped(state.variance, state.shared)
         if clients:
-            new = probe_noise(
-                task,
-                moment.before,
-                moment.cohort,
-                moment.data,
-                key=keys.server_key(moment.key, keys.Purpose.DIAGNOSIS),
-                plan=plan,
-                mesh=mesh,
-                clients=clients,
-                batch_size=batch_size,
-                weighting=weighting,
-            )
+            wanted = is_due(moment.round, spacing)
+            new = jax.lax.cond(wanted, probe, lambda _: tree.strong(no_noise()), moment)
             state = state._replace(noise=smoothed(state.noise, new, DECAY))
             values |= noise_scales(state.noise) | {
-                "drift_gradient_square": new.square,
-                "drift_client_gradient_square": new.client_square,
-                MEASURED: new.weight > 0,
+                "drift_probe_square": new.square,
+                "drift_probe_client_square": new.client_square,
+                PROBED: new.weight > 0,
             }
         return tree.strong((state, values))
 
@@ -138,8 +150,7 @@ def drift_watch(
         state, values = jax.lax.cond(
             due, measure, lambda state, _: (state, tree.zeros(shapes)), state, moment
         )
-        seen = moment.info.scalars.get(MEASURED, due)
-        return state, values | {MEASURED: seen & values.get(MEASURED, due)}
+        return state, values | {MEASURED: moment.info.scalars.get(MEASURED, due)}
 
     return Watch(init, observe)
 

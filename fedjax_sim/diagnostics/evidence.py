@@ -8,44 +8,25 @@ pace leads to where nothing is known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
 
 import numpy as np
 
 from fedjax_sim.diagnostics import robust
-from fedjax_sim.diagnostics.course import FEWEST, Course, Stretch, course_of, stretch, tail
+from fedjax_sim.diagnostics.course import FEWEST, Course, course_of, stretch, tail
 from fedjax_sim.diagnostics.series import Sketch
+from fedjax_sim.diagnostics.swings import swings, von_neumann
 
 TINY = 1e-12
 """Of the start's excess: below this a logarithm would fit rounding errors."""
-SLOWEST = 0.97
-"""Ratio of the falls of two neighbouring quarters that extrapolation believes at most."""
-LEAST_REGULARITY = 0.4
-"""Autocorrelation a period apart: a wave with as much noise as itself has 0.5."""
-LEAST_TROUGH = -0.2
-"""Autocorrelation about half a period apart: a wave must also swing back."""
-LEAST_SURPRISE = 3.3
-"""Standard errors: noise has some 50 lags in which to look like a rhythm."""
-ALTERNATES = -0.45
-"""Autocorrelation of neighbours below which ups and downs alternate; noise has 0."""
-SURELY = 2.6
-"""Standard errors by which it must be below that of noise, and the turning rate above."""
-OFTEN, OFTEN_SPREAD = 2 / 3, 8 / 45
-"""Share of points at which noise turns, and its variance times the number of points."""
-LENGTHS = ("update_norm", "step_norm", "gradient_norm")
-"""Series besides the loss that are lengths, read on a log scale."""
 EARLIER = 8.0
 """Factor by which another loss may have begun higher: one round of many local steps takes off
 that much; more than that is an explosion."""
-SPREAD = ("client_accuracy_p10", "client_accuracy_p90")
-"""Accuracy of the worst and the best tenth of clients."""
-MUCH = 0.1
-"""Share of its own fall by which the test loss must rise again to be called overfitting."""
+SLOWEST = 0.97
+"""Ratio of the falls of two neighbouring quarters that extrapolation believes at most."""
 
 
-def of_loss(
-    sketch: Sketch, floor: float | None, *, start: float | None = None
-) -> dict[str, float]:
+def of_loss(sketch: Sketch, floor: float | None, *, start: float | None = None) -> dict[str, float]:
     """All numbers of the series that is judged.
 
     Args:
@@ -96,7 +77,7 @@ def level(course: Course, floor: float | None, start: float | None = None) -> di
     if start is not None and first < start <= EARLIER * abs(first):
         first = start
     end = robust.middle_mean(y[tail(course, 0.1, 5)])
-    smooth = _smoothed(y, max(1, min(len(y) // 4, max(5, len(y) // 10))))
+    smooth = robust.smoothed(y, max(1, min(len(y) // 4, max(5, len(y) // 10))))
     best = float(min(smooth.min(), end))
     base = limit_of(course, best) if floor is None else floor
     start_excess = max(first - base, 0.0)
@@ -140,10 +121,6 @@ def limit_of(course: Course, best: float) -> float:
     return min(max(limit, lowest), best)
 
 
-def _smoothed(y: np.ndarray, width: int) -> np.ndarray:
-    return np.convolve(y, np.ones(width) / width, "valid")
-
-
 def noise(course: Course, end_excess: float) -> dict[str, float]:
     """How rough the last half is, from differences at the resolution of points.
 
@@ -152,16 +129,16 @@ def noise(course: Course, end_excess: float) -> dict[str, float]:
       step); `noise_share`: that over the end's excess; `von_neumann`: mean squared step over
       the variance, 2 for noise, near 0 for a smooth curve, 4 for an alternation;
       `turning_rate`: share of points at which the series turns (2/3 for noise, 1 for an
-      alternation, 2/period for a wave); `memory`: autocorrelation of neighbours, and `memory_surprise`: that in
-      standard errors; `change`: from the first to the last third, and `change_by_noise`: what
-      noise alone would do, at three standard errors.
+      alternation, 2/period for a wave); `memory`: autocorrelation of neighbours, and
+      `memory_surprise`: that in standard errors; `change`: from the first to the last
+      third, and `change_by_noise`: what noise alone would do, at three standard errors.
     """
     part, half = stretch(course, 0.5), tail(course, 0.5)
     turning = float(course.turns[half].sum() / course.n[half].sum())
     third = max(1, len(course.y) // 3)
     change = abs(float(course.y[:third].mean() - course.y[-third:].mean()))
     rough = float(np.sqrt(part.step2 / 2)) if part else 0.0
-    ratio = _von_neumann(part) if part else 2.0
+    ratio = von_neumann(part) if part else 2.0
     return {
         "noise": rough,
         "noise_share": rough / end_excess if end_excess > 0 else float("inf"),
@@ -172,11 +149,6 @@ def noise(course: Course, end_excess: float) -> dict[str, float]:
         "change": change,
         "change_by_noise": 3 * rough * float(np.sqrt(2 / (third * course.stride))),
     }
-
-
-def _von_neumann(part: Stretch) -> float:
-    around = float(np.mean(part.size2))
-    return min(part.step2 / around, 4.0) if around > 0 else 2.0
 
 
 def recent(course: Course, base: float, start_excess: float) -> dict[str, float]:
@@ -225,79 +197,6 @@ def _falls(t: np.ndarray, excess: np.ndarray, quarter: float, tiny: float) -> li
     ]
 
 
-def swings(course: Course, base: float) -> dict[str, float]:
-    """Structured ups and downs: their rhythm, size and how they fade.
-
-    The window is the last half of the run; where it shows no rhythm, the last three quarters
-    and nine tenths are tried, for slow waves.
-
-    Returns:
-      `period` (points), `regularity` (autocorrelation a period apart), `trough` (the lowest
-      before that), `surprise` (regularity in standard errors), `swing` (peak to trough over
-      the local mean excess), `fading` (factor by which the swings shrink over half the run;
-      below 1 where they grow), `cycles` seen, `structured` (1 where noise does not explain
-      them: a rhythm, or an alternation from point to point).
-    """
-    found = [_swings(course, part, base) for part in _stretches(course)]
-    none = dict.fromkeys(("period", "regularity", "trough", "surprise", "swing", "cycles"), 0.0)
-    none |= {"fading": 1.0, "structured": 0.0}
-    return next((f for f in found if f["structured"]), found[0] if found else none)
-
-
-def _stretches(course: Course) -> list[Stretch]:
-    parts = [stretch(course, share) for share in (0.5, 0.75, 0.9)]
-    return [part for part in parts if part is not None]
-
-
-def _swings(course: Course, part: Stretch, base: float) -> dict[str, float]:
-    beat, period = _beat(course, part)
-    # Neighbours that differ more than noise would, and nearly every point a turning point.
-    half = tail(course, 0.5)
-    turning = float(course.turns[half].sum() / course.n[half].sum())
-    memory, count = 1 - _von_neumann(part) / 2, float(course.n[half].sum())
-    often = OFTEN + SURELY * (OFTEN_SPREAD / count) ** 0.5
-    alternates = memory < ALTERNATES and memory * count**0.5 < -SURELY and turning > min(often, 0.99)
-    if alternates and not is_regular(beat):
-        period = 2.0
-    upper, lower = np.quantile(part.high, 0.95), np.quantile(part.low, 0.05)
-    mean_excess = float(np.mean(part.curve)) - base
-    growth = robust.envelope_growth(part.t, part.size2, period / course.stride)
-    return {
-        "period": period,
-        "regularity": beat.regularity,
-        "trough": beat.trough,
-        "surprise": beat.surprise,
-        "swing": float((upper - lower) / mean_excess) if mean_excess > 0 else 0.0,
-        "fading": float(np.exp(np.clip(-growth * course.points / 2, -50, 50))),
-        "cycles": float(np.ptp(part.t)) / period if period else 0.0,
-        "structured": float(is_regular(beat) or alternates),
-    }
-
-
-def _beat(course: Course, part: Stretch) -> tuple[robust.Rhythm, float]:
-    """The rhythm of the bins' means, or of the latest points, and its period in points.
-
-    A period of a few bins may be a short one seen through too coarse a grid: the latest points
-    decide where they have a rhythm.
-    """
-    if course.stride > 1 and len(course.latest) >= FEWEST:
-        at = np.arange(len(course.latest), dtype=float)
-        latest = robust.rhythm(robust.detrended(at, course.latest))
-        if is_regular(latest):
-            return latest, latest.period
-    beat = robust.rhythm(part.left)
-    return beat, beat.period * course.stride
-
-
-def is_regular(beat: robust.Rhythm) -> bool:
-    """Whether a rhythm is there beyond what noise shows."""
-    return (
-        beat.regularity >= LEAST_REGULARITY
-        and beat.trough <= LEAST_TROUGH
-        and beat.surprise >= LEAST_SURPRISE
-    )
-
-
 def growth(course: Course, base: float, start_excess: float) -> dict[str, float]:
     """Whether the loss grows: of the last third, and of the upper envelope of the whole.
 
@@ -325,11 +224,11 @@ def growth(course: Course, base: float, start_excess: float) -> dict[str, float]
     if low.size and len(y) - 1 - low[-1] >= FEWEST:  # what has left the floor for good
         part = slice(max(part.start, int(low[-1]) + 1), len(y))
     line = robust.trend(course.t[part], np.log(y[part]))
-    smooth = _smoothed(y, max(1, len(y) // 20))
+    smooth = robust.smoothed(y, max(1, len(y) // 20))
     ends = smooth[-max(1, len(smooth) // 20) :]
     m, sixth = len(y), max(3, len(y) // 6)
     cuts = [max(m - sixth * k, 0) for k in (3, 2, 1, 0)]
-    pieces = [course.high[a:b] - base for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [course.high[a:b] - base for a, b in itertools.pairwise(cuts)]
     tops = [max(float(v.max()), least) if v.size else 0.0 for v in pieces]
     return {
         "growth": line.slope,
@@ -353,90 +252,3 @@ def _earlier_rise(smooth: np.ndarray) -> float:
         if v < under:
             top, under = v, v
     return best
-
-
-def beside(sketches: Mapping[str, Sketch], floor: float | None) -> dict[str, float]:
-    """Numbers of the other series, where they are there.
-
-    Args:
-      sketches: by name, the judged one among them.
-      floor: the lowest value that the losses can have, or None.
-
-    Returns:
-      `rounds` (points of the longest series). For each of `LENGTHS`: `NAME` (level of the last quarter), `NAME_ratio` (that over the mean
-      of the first tenth), `NAME_growth` (logarithmic, over a quarter of the run) and
-      `NAME_growth_low`; `step_cosine` (mean of the last half); `broken`, 1, where a length is
-      no longer finite; `client_spread` (accuracy of the best tenth of clients less that of the
-      worst, over the last quarter); those of `against_test`.
-    """
-    out = {"rounds": float(max(s.seen for s in sketches.values()))}
-    for length in LENGTHS:
-        if length in sketches:
-            out |= _length(course_of(sketches[length]), length)
-            out |= {"broken": 1.0} if sketches[length].broken else {}
-    ends = {n: _end(sketches[n]) for n in (*SPREAD, "step_cosine") if n in sketches}
-    if SPREAD[0] in ends and SPREAD[1] in ends:
-        out["client_spread"] = ends[SPREAD[1]] - ends[SPREAD[0]]
-    if "step_cosine" in ends:
-        course = course_of(sketches["step_cosine"])
-        out["step_cosine"] = float(course.y[tail(course, 0.5, 4)].mean())
-    if "train_loss" in sketches and "test_loss" in sketches:
-        train, test = (course_of(sketches[n]) for n in ("train_loss", "test_loss"))
-        out |= against_test(train, test, floor)
-    return out
-
-
-def _end(sketch: Sketch) -> float:
-    course = course_of(sketch)
-    return robust.middle_mean(course.y[tail(course, 0.25, 4)]) if len(course.y) else 0.0
-
-
-def _length(course: Course, name: str) -> dict[str, float]:
-    if not len(course.y):
-        return {}
-    now = robust.middle_mean(course.y[tail(course, 0.25, 4)])
-    then = float(np.mean(course.y[: max(1, len(course.y) // 10)]))
-    part = tail(course, 0.25)
-    out = {name: now, f"{name}_ratio": now / then if then else float("nan")}
-    if np.all(course.y[part] > 0):
-        line = robust.trend(course.t[part], np.log(course.y[part]))
-        quarter = course.points / 4
-        out |= {f"{name}_growth": line.slope * quarter, f"{name}_growth_low": line.low * quarter}
-    return out
-
-
-def against_test(train: Course, test: Course, floor: float | None) -> dict[str, float]:
-    """What the test loss, also where it was measured seldom, says of the train loss's course.
-
-    Args:
-      train: the train loss.
-      test: the test loss.
-      floor: the lowest value that either can have, or None.
-
-    Returns:
-      `test_gap` (test less train loss at the end); `test_rise` (test loss at the end above its
-      best level, over the fall from its start to the best); `overfit` (1 where that is more than
-      a tenth and the train loss fell beyond noise since); `test_height` (test excess at the end
-      over that at its start; NaN where no floor is known); `test_fall` (share of it that the
-      last quarter took off); nothing for fewer than 4 points.
-    """
-    m = len(test.y)
-    if m < 4 or len(train.y) < FEWEST:
-        return {}
-    k = max(1, m // 6)
-    end, before = (float(np.mean(test.y[e - k : e])) for e in (m, max(m - m // 4, k)))
-    smooth = _smoothed(test.y, max(1, m // 10))
-    at = int(np.argmin(smooth))
-    fall = float(test.y[0] - smooth[at])
-    rise = max(end - float(smooth[at]), 0.0) / fall if fall > 0 else 0.0
-    since = int(len(train.y) * at / m)
-    line = robust.trend(train.t[since:], train.y[since:])
-    start = max(float(test.y[0]), min(train.first, EARLIER * abs(float(test.y[0]))))
-    base = float("nan") if floor is None else floor
-    return {
-        "test_gap": end - robust.middle_mean(train.y[tail(train, 0.1, 4)]),
-        "test_rise": rise,
-        "overfit": float(rise > MUCH and line.high < 0),
-        "test_height": (end - base) / (start - base) if start != base else 0.0,
-        "test_fall": (before - end) / (before - base) if before != base else 0.0,
-    }

@@ -182,12 +182,13 @@ def _split(w: Matrix, basis: Matrix, *, room: int, least: float) -> tuple[Matrix
     Directions shorter than `least` are left out; so are those beyond `room`, of which there are
     none but for rounding.
     """
-    left, lengths, right = np.linalg.svd(w, full_matrices=False)
+    q, r = np.linalg.qr(w.T)
+    left, lengths, right = np.linalg.svd(r)
     keep = min(int(np.sum(lengths > least)), room)
-    rows = np.ascontiguousarray(right[:keep])
+    rows = np.ascontiguousarray((q @ left[:, :keep]).T)
     _orthogonalise(rows, basis)
     fine, change = np.linalg.qr(rows.T)
-    share = change @ (left[:, :keep] * lengths[:keep]).T
+    share = change @ (lengths[:keep, None] * right[:keep])
     return np.ascontiguousarray(fine.T), share
 
 

@@ -189,6 +189,11 @@ def envelope_growth(t: np.ndarray, size2: np.ndarray, period: float) -> float:
     return trend(at, np.log(mean2)).slope / 2
 
 
+def smoothed(y: np.ndarray, width: int) -> np.ndarray:
+    """Running means over `width` values, `[m - width + 1]`."""
+    return np.convolve(y, np.ones(width) / width, "valid")
+
+
 def middle_mean(y: np.ndarray) -> float:
     """Mean of the middle half of the values: robust, and fair to swings."""
     if not y.size:

@@ -16,6 +16,8 @@ FEWEST = 10
 """Points without which nothing is said."""
 SHORT = 30
 """Points up to which a change below the noise means `too early`, not a plateau."""
+AGREES = 0.6
+"""Share of the last half's pace that the last quarter must show to bear it out."""
 EXPLODED = 1e3
 """Loss over its start from which also fewer points are enough to call it diverging."""
 FALL = 0.12
@@ -34,8 +36,13 @@ FADES = 3.0
 GROWS = 1.3
 """Factor a sixth of the run by which the upper envelope must grow, twice, to diverge."""
 RISES = 1.5
-"""Factor by which the end must exceed the lowest level when the trend is up."""
-
+"""Factor by which the end must exceed the lowest level when the trend is up, and also by which
+this rise must exceed every earlier one that came down again: a swing is not divergence."""
+NOTICED, MANYFOLD = 0.02, 10.0
+"""Top over the start, or rise over the lowest level, from which a rise matters: 1e-9 that became
+2e-9 is rounding."""
+DOUBLES = 0.5
+"""Fading below which swings have doubled over half the run."""
 CONTINUES = 0.1
 """Share by which the last quarter must lift the excess: a rise that levels off is none."""
 HARDLY = 0.05
@@ -46,6 +53,8 @@ LOWEST = 1e-3
 UNDONE = -0.4
 """Autocorrelation of neighbours that counts as an alternation where the steps of the server
 point against one another as well."""
+UNLIKELY = -2.0
+"""Standard errors by which it must be negative."""
 AHEAD = 0.5
 """Mean step cosine above which steps agree with one another."""
 
@@ -90,18 +99,22 @@ def rule(e: Mapping[str, float]) -> Ruling:
 
 
 def _structured(e: Mapping[str, float]) -> bool:
-    undone = e["memory"] < UNDONE and e["memory_surprise"] < -2
+    undone = e["memory"] < UNDONE and e["memory_surprise"] < UNLIKELY
     undone = undone and e.get("step_cosine", 0.0) < -AHEAD
     return e["structured"] > 0 or undone
 
 
 def _diverging(e: Mapping[str, float]) -> Ruling | None:
     swinging = _structured(e) and e["fading"] > 1 / GROWS
-    steady = e["growth_low"] > 0 and e["fall"] < -CONTINUES and e["rise"] > max(RISES, 1.5 * e["earlier_rise"])
-    lifted = steady and not swinging and (e["top"] > 0.02 or e["rise"] > 10)
+    steady = (
+        e["growth_low"] > 0
+        and e["fall"] < -CONTINUES
+        and e["rise"] > RISES * max(1.0, e["earlier_rise"])
+    )
+    lifted = steady and not swinging and (e["top"] > NOTICED or e["rise"] > MANYFOLD)
     beyond_noise = e["growth_low"] > 0 or _structured(e)
     growing = beyond_noise and e["top"] > 1 and e["envelope"] > GROWS
-    growing = growing and (e["envelope_before"] > GROWS or e["fading"] < 0.5)
+    growing = growing and (e["envelope_before"] > GROWS or e["fading"] < DOUBLES)
     if e.get("overfit", 0.0) > 0:  # training goes on: it is the test loss that rises
         return None
     overflows = not math.isfinite(e["noise"]) and e["top"] > 1
@@ -137,14 +150,20 @@ def _fall(e: Mapping[str, float]) -> float:
     What the last quarter is too noisy to prove, the last half may, if the quarter agrees; and
     where the server's steps agree with one another, the model does move, and less will do.
     """
-    error = (e["fall"] - e["fall_low"]) / CONFIDENT
+    pace, least = _pace(e["fall"]), _pace(e["fall_low"])
+    error = (pace - least) / CONFIDENT
     of_half = e["fall_of_half"] if e["fall_low_of_half"] > 0 else 0.0
     moves = e.get("step_cosine", 0.0) > AHEAD
-    agrees = e["fall_low_of_half"] > FALL and e["fall"] > max(0.6 * of_half, 0.75 * error)
-    proven = e["fall_low"] > 0 or agrees or (of_half and e["fall"] > 1.5 * error)
-    if proven or (moves and e["fall"] > error):
+    agrees = e["fall_low_of_half"] > FALL and e["fall"] > AGREES * of_half
+    proven = least > 0 or agrees or (of_half and pace > 1.5 * error)
+    if proven or (moves and pace > error):
         return e["fall"]
-    return of_half if moves and abs(e["fall"] - of_half) < 2 * error else 0.0
+    return of_half if moves and abs(pace - _pace(of_half)) < 2 * error else 0.0
+
+
+def _pace(fall: float) -> float:
+    """A share that is taken off as a rate on the log scale, on which errors are even."""
+    return -math.log(max(1 - fall, 1e-300))
 
 
 def _flat(e: Mapping[str, float]) -> Ruling:

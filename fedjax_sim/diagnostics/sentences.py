@@ -28,7 +28,8 @@ def _percent(x: float) -> str:
 
 def _height(e: Mapping[str, float]) -> str:
     if math.isnan(e["floor"]):
-        return f"{_number(e['end'])} (best seen {_number(e['best'])}, started at {_number(e['first'])})"
+        seen = f"best seen {_number(e['best'])}, started at {_number(e['first'])}"
+        return f"{_number(e['end'])} ({seen})"
     return f"{_number(e['end'])}, {_percent(e['height'])} of the excess it started with"
 
 

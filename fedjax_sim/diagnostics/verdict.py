@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fedjax_sim.core.checks import InputError
-from fedjax_sim.diagnostics import evidence as measure
+from fedjax_sim.diagnostics.beside import beside
 from fedjax_sim.diagnostics.causes import cause_of
+from fedjax_sim.diagnostics.evidence import of_loss
 from fedjax_sim.diagnostics.rules import FEWEST, rule
 from fedjax_sim.diagnostics.sentences import sentence_of
 from fedjax_sim.diagnostics.series import Sketch, sketch_of
@@ -30,7 +31,8 @@ class Verdict:
       remedy: what to try.
       confidence: in [0.5, 1]: how far the deciding number is from the line that it would have
         to cross; no probability.
-      evidence: the numbers, by name (see `evidence.py`).
+      evidence: the numbers, by name (see `evidence.py`, `swings.py` and
+        `beside.py`).
     """
 
     name: str
@@ -86,8 +88,8 @@ def verdict(
     main = sketches[name]
     if higher:
         main, floor = _mirrored(main), 0.0 if floor is None else floor
-    numbers = measure.of_loss(main, floor, start=_start(sketches, name))
-    numbers |= measure.beside(sketches, floor)
+    numbers = of_loss(main, floor, start=_start(sketches, name))
+    numbers |= beside(sketches, floor)
     ruling = rule(numbers)
     cause = cause_of(ruling.name, numbers, facts or {})
     return Verdict(
@@ -120,8 +122,8 @@ def _loss_name(sketches: Mapping[str, Sketch], floor: float | None) -> str:
 
 def _start(sketches: Mapping[str, Sketch], name: str) -> float | None:
     """Where the run began by the other of train and test loss, if it has both."""
-    other = {"train_loss": "test_loss", "test_loss": "train_loss"}.get(name)
-    return float(sketches[other].first) if other in sketches and sketches[other].seen else None
+    other = sketches.get({"train_loss": "test_loss", "test_loss": "train_loss"}.get(name, ""))
+    return float(other.first) if other is not None and other.seen else None
 
 
 def is_accuracy(name: str) -> bool:

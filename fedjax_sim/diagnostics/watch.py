@@ -95,7 +95,7 @@ def watch(groups: Any = None, *, bins: int = BINS) -> Watch:
 def series_of(state: WatchState) -> dict[str, Sketch]:
     """A run's sketches on the host, by name; those that got no point are left out."""
     runs = jax.tree.map(np.asarray, state.runs)
-    each = {name: tree.take(runs, i) for i, name in enumerate(SERIES)}
+    each = {name: _row(runs, i) for i, name in enumerate(SERIES)}
     return {name: s for name, s in each.items() if s.seen + s.skipped > 0}
 
 
@@ -104,7 +104,11 @@ def group_series_of(state: WatchState) -> list[dict[str, Sketch]]:
     if not isinstance(state.groups, Sketch):
         return []
     groups = jax.tree.map(np.asarray, state.groups)
-    return [{"train_loss": tree.take(groups, i)} for i in range(groups.seen.shape[0])]
+    return [{"train_loss": _row(groups, i)} for i in range(groups.seen.shape[0])]
+
+
+def _row(sketches: Sketch, i: int) -> Sketch:
+    return Sketch(*(leaf[i] for leaf in sketches))
 
 
 def _checked(groups: Any) -> np.ndarray:

@@ -113,7 +113,7 @@ def _spectrum(ax: Axes, point: Facts) -> None:
     _sparse_ticks(ax, inner, size)
     notes = [
         (f"{point['negative']:,} negative", _RED, 0.02, "left"),
-        (f"{point['flat']:,} {'flat' if found['exact'] else 'at zero'}", _GREY, 0.5, "center"),
+        (f"{point['flat']:,} {'flat' if found['exact'] else 'near zero'}", _GREY, 0.5, "center"),
     ]
     rest = point["parameters"] - point["negative"] - point["flat"]
     notes.append((f"{max(rest, 0):,} positive", _BLUE, 0.98, "right"))

@@ -14,7 +14,8 @@ from fedjax_sim.core.types import Array, Model, Moment, PyTree
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.diagnostics import watch as watching
 from fedjax_sim.diagnostics.drift import drift_panel, drift_watch
-from fedjax_sim.diagnostics.verdict import verdict
+from fedjax_sim.diagnostics.series import Sketch
+from fedjax_sim.diagnostics.verdict import Verdict, verdict
 from fedjax_sim.engine.bind import Panel
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState
@@ -24,6 +25,7 @@ from fedjax_sim.experiment.settings import Settings
 _HAVE_DRIFT = importlib.util.find_spec("fedjax_sim.diagnostics.drift") is not None
 _HAVE_VERDICT = importlib.util.find_spec("fedjax_sim.experiment.verdict_file") is not None
 VERDICT, DRIFT = "verdict", "drift"
+_ASKED = 4  # clients of a cohort whose gradients the noise probe draws
 
 
 def groups_of(federation: Federation, given: Any = None) -> np.ndarray | None:
@@ -47,7 +49,8 @@ def watch_of(
     if settings.diagnosis.verdict:
         watches[VERDICT] = watching.watch(groups)
     if settings.diagnosis.drift_every:
-        watches[DRIFT] = drift_watch(task, plan, mesh, every=settings.diagnosis.drift_every)
+        every, asked = settings.diagnosis.drift_every, _ASKED * settings.diagnosis.noise_scale
+        watches[DRIFT] = drift_watch(task, plan, mesh, every=every, clients=asked)
     return together(watches) if watches else None
 
 
@@ -71,32 +74,42 @@ def together(watches: Mapping[str, Watch]) -> Watch:
 
 
 def judge(state: RunState) -> str:
-    """The name of the verdict on what a run's watch has seen so far."""
+    """The name of the verdict on what a run's watch has seen so far; empty before the first loss."""
     seen = watching.series_of(state.watch[VERDICT])
-    return verdict(seen).name if "train_loss" in seen else ""
+    return _of_sketches(seen).name if "train_loss" in seen else ""
 
 
 def of_groups(state: RunState) -> list[dict[str, Any]]:
-    """The verdict on each group's training loss, in order."""
-    found = watching.group_series_of(state.watch[VERDICT])
-    return [verdict(series).as_dict() for series in found]
+    """The verdict on each group's training loss, in order; none where there are no groups."""
+    watched = state.watch.get(VERDICT) if state.watch else None
+    found = [] if watched is None else watching.group_series_of(watched)
+    return [_of_sketches(series).as_dict() for series in found]
+
+
+def _of_sketches(series: Mapping[str, Sketch]) -> Verdict:
+    low = float(np.min(series["train_loss"].low))
+    return verdict(series, floor=_floor(low))
+
+
+def _floor(lowest: float) -> float | None:
+    """The floor of a loss that never was below `lowest`.
+
+    One that never was below 0 is taken to be one that cannot be, as cross entropy and squared
+    errors are.
+    """
+    return 0.0 if lowest >= 0 else None
 
 
 def of_records(
     records: Sequence[Record], facts: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The verdict on a run's records, JSON-ready; empty where no loss was recorded.
-
-    A loss that never was below 0 is taken to be one that cannot be, as cross entropy and squared
-    errors are.
-    """
+    """The verdict on a run's records, JSON-ready; empty where no loss was recorded."""
     from fedjax_sim.experiment.verdict_file import verdict_of
 
     losses = [r["train_loss"] for r in records if r.get("train_loss") is not None]
     if not losses:
         return {}
-    floor = 0.0 if min(losses) >= 0 else None
-    return verdict_of(records, floor=floor, facts=facts).as_dict()
+    return verdict_of(records, floor=_floor(min(losses)), facts=facts).as_dict()
 
 
 def facts_of(prepared: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -279,6 +279,7 @@ class Diagnosis(Strict):
 
     verdict: bool = True
     drift_every: int = Field(10, ge=0)
+    noise_scale: bool = False
 
 
 class Policy(Strict):

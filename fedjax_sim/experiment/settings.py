@@ -21,15 +21,24 @@ class Diagnosis:
     Attributes:
       verdict: keep what the verdict is drawn from, and give one at the end.
       drift_every: rounds between two readings of the drift panel; 0 for none.
+      noise_scale: the panel also draws mini-batch gradients of a few clients, for the gradient
+        noise scale and the batch size that it suggests. Off by default: the program takes a
+        third longer to compile.
     """
 
     verdict: bool = True
     drift_every: int = 10
+    noise_scale: bool = False
 
     def __post_init__(self) -> None:
-        if self.verdict not in (True, False):
-            raise InputError("diagnosis.verdict", self.verdict, "must be true or false")
+        for name in ("verdict", "noise_scale"):
+            if getattr(self, name) not in (True, False):
+                remedy = "must be true or false"
+                raise InputError(f"diagnosis.{name}", getattr(self, name), remedy)
         integer("diagnosis.drift_every", self.drift_every, least=0, most=2**31 - 1)
+        if self.noise_scale and not self.drift_every:
+            remedy = "is read with the drift panel: give diagnosis.drift_every too"
+            raise InputError("diagnosis.noise_scale", True, remedy)
 
 
 UNWATCHED = Diagnosis(verdict=False, drift_every=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_sim.core.checks import InputError
-from fedjax_sim.diagnostics.evidence import SPREAD
+from fedjax_sim.diagnostics.beside import DRIFT, SPREAD
 from fedjax_sim.diagnostics.verdict import Verdict, is_accuracy, verdict
 from fedjax_sim.experiment import files
 from fedjax_sim.experiment.records import Record
@@ -20,7 +20,16 @@ _DELIMITERS = ",;\t|"
 _ABSENT = {"", "-", "na", "n/a", "none", "null"}
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "+inf": math.inf, "-inf": -math.inf}
 _COUNTERS = ("round", "step", "epoch", "iteration", "iter", "time", "wall", "index")
-_BESIDE = ("train_loss", "update_norm", "step_norm", "step_cosine", "gradient_norm", "test_loss", *SPREAD)
+_BESIDE = (
+    "train_loss",
+    "update_norm",
+    "step_norm",
+    "step_cosine",
+    "gradient_norm",
+    "test_loss",
+    DRIFT,
+    *SPREAD,
+)
 
 
 def verdict_of(
@@ -39,8 +48,8 @@ def verdict_of(
       loss: the column to judge, lower being better; guessed when None.
       metric: a column to judge instead, higher being better and 1 (or 100) the best: an
         accuracy under any name.
-      floor: the lowest value that the loss can have; for our own records of a cross entropy
-        or squared error give 0. None where it is not known.
+      floor: the lowest value that the loss can have; 0 for a cross entropy or squared errors.
+        When None, the one that the run judged itself by, if its folder is given and tells.
       facts: what is known of the run; see `diagnostics.causes.cause_of`.
 
     Returns:
@@ -52,6 +61,8 @@ def verdict_of(
     if loss is not None and metric is not None:
         raise InputError("metric", metric, f"give a loss or a metric, not both (loss = {loss})")
     records = read_series(given) if isinstance(given, (str, Path)) else list(given)
+    if floor is None and isinstance(given, (str, Path)) and not (loss or metric):
+        floor = _own_floor(Path(given))
     columns = columns_of(records)
     if not columns:
         raise InputError("records", str(given)[:80], "hold no numbers")
@@ -62,6 +73,19 @@ def verdict_of(
     higher = None if metric is None else True
     known = _local_steps(columns) | dict(facts or {})
     return verdict(chosen, loss=name, floor=floor, higher_is_better=higher, facts=known)
+
+
+def _own_floor(folder: Path) -> float | None:
+    """The floor in the verdict of a run's `summary.json`, or None."""
+    path = folder / files.SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError("summary.json", str(path), f"is damaged: {error}") from error
+    found = summary.get("verdict", {}).get("evidence", {}).get("floor")
+    return float(found) if _is_number(found) else None
 
 
 def _local_steps(columns: Mapping[str, list[float | None]]) -> dict[str, float]:
@@ -87,7 +111,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _value(record: Record, name: str) -> float | None:
-    value = record.get(name)
+    value: Any = record.get(name)
     if _is_number(value):
         return float(value)
     bad = name in record.get("nonfinite", ()) and record.get("cohort_present", 1) != 0

@@ -148,13 +148,13 @@ def test_the_monkey_saddle_is_left_by_noise_and_not_by_curvature(x64):
     assert (int(server.leaps), float(server.rayleigh)) == (0, 0.0)
     shaken = perturbed(optax.sgd(0.1), radius=0.1, wait=50.0, steps=1, batch_size=None)
     _, losses, server = train(shaken, at_zero, 400)
-    assert losses.min() < -0.5
+    assert np.nanmin(losses) < -0.5  # and then without bound, to infinity
     assert int(server.perturbations) >= 1
     beside = surface(saddles.monkey_saddle(), [0.05, 0.0])  # on the ridge: descent goes to zero
     _, plain, _ = train(fedsgd(optax.sgd(0.1)), beside, PLAIN)
     assert 0 <= plain[-1] < plain[0]
     _, losses, server = train(negative_curvature(optax.sgd(0.1)), beside, NEGATIVE)
-    assert losses.min() < -0.5
+    assert np.nanmin(losses) < -0.5  # and then without bound, to infinity
     assert int(server.leaps) >= 1
 
 
@@ -162,7 +162,7 @@ def test_curvature_steps_never_stay_where_the_loss_rose(x64):
     """A first guess of M fifty times too small: tried lengths fail until one descends."""
     problem = surface(saddles.double_well(1.0), [0.0, 0.0])
     recipe = negative_curvature(optax.sgd(0.05), lipschitz=0.1)
-    _, losses, server = train(recipe, problem, 60)
+    _, losses, server = train(recipe, problem, 200)
     tried = np.flatnonzero(losses > 1e-9)
     assert len(tried) >= 1
     settled = losses[tried[-1] + 1 :]
@@ -187,9 +187,15 @@ def test_a_minimum_is_left_alone_by_curvature_and_kept_within_the_ball_by_noise(
 
 
 def test_the_rayleigh_quotient_becomes_the_lowest_eigenvalue(x64):
-    """At a saddle that is not left, for the tolerance forbids it."""
+    """At a saddle that is not left, for the tolerance forbids it; then a new vector is drawn."""
     task, data = linear_network()
-    recipe = negative_curvature(optax.sgd(0.1), tolerance=1e3, probes=19.0)
-    *_, server = train(recipe, (task, data), 20)
+    run = run_of(negative_curvature(optax.sgd(0.1), tolerance=1e3), (task, data))
+    step, state, seen = run.compiled(1), run.start(KEY), []
+    for _ in range(30):
+        state, _ = step(KEY, state, 1)
+        seen.append(float(state.algorithm.server.rayleigh))
     lowest = -np.linalg.svd(np.asarray(data.y).T @ np.asarray(data.x) / 40, compute_uv=False)[0]
-    assert abs(float(server.rayleigh) - lowest) < 1e-3 * abs(lowest)
+    best = int(np.argmin(seen))
+    assert abs(seen[best] - lowest) < 1e-9 * abs(lowest)
+    assert best < 25
+    assert max(seen[best:]) > lowest / 2

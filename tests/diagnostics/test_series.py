@@ -48,7 +48,8 @@ def test_streamed_in_float32_is_close() -> None:
 
 
 @given(
-    st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=120), st.sampled_from([16, 18, 64])
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=3, max_size=120),
+    st.sampled_from([16, 18, 64]),
 )
 def test_a_sketch_conserves_what_it_sums(values: list[float], bins: int) -> None:
     x = np.asarray(values)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import Run, assert_trees_equal, script, shards, window
+from helpers import Run, assert_trees_close, assert_trees_equal, script, shards, window
 from oracles import escape as oracle
 from scipy import stats
 
-from fedjax_sim.algorithms import fedavg, negative_curvature, perturbed
+from fedjax_sim.algorithms import fedavg, fedsgd, negative_curvature, perturbed
 from fedjax_sim.clients.curvature import Curved
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import Aggregate, Model
@@ -166,6 +166,17 @@ def test_no_radius_is_fedavg(x64):
         models.append(run.model(states[-1]))
     assert_trees_equal(*models)
     assert int(states[0].algorithm.server.perturbations) == 3  # rounds 0, 2 and 4
+
+
+def test_no_threshold_is_fedsgd(x64):
+    """Curvature is followed by nobody where no gradient is small; momentum goes on."""
+    data = federation()
+    task = saddle_networks.deep_linear(IN, HIDDEN, OUT, start="normal")
+    opt, models = optax.sgd(0.1, momentum=0.8), []
+    for recipe in (negative_curvature(opt, threshold=0.0), fedsgd(opt)):
+        run = Run.of(recipe, task, data, WHOLE.sampler(), Plan(2, 1))
+        models.append(run.model(run.simulate(KEY, 8)[0]))
+    assert_trees_close(*models, rtol=1e-12, atol=1e-14)
 
 
 LIKE = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)}
