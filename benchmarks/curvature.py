@@ -37,7 +37,7 @@ from fedjax_sim.diagnostics.lanczos import block_lanczos, random_block
 RESULT = Path(__file__).resolve().parent / "results" / "curvature.json"
 BLOCKS = (1, 4, 8)
 LIMIT = 2.2
-STEPS = 10
+STEPS = 5
 DIGITS = dataclasses.replace(
     WORKLOADS["W1-mlp"], layers=perceptron(64, 200, 56, 10), inputs=(64,), mnist=False
 )
@@ -124,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", action="append", choices=("digits-mlp", "W1-mlp"))
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--precision", action="append", choices=("float32", "float64"))
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -133,8 +134,8 @@ def main() -> None:
     for name in names:
         workload = DIGITS if name == "digits-mlp" else WORKLOADS[name]
         host = digits() if name == "digits-mlp" else flat(workload)
-        for float64 in (False, True):
-            rows += measured(name, workload, host, float64, options.pairs)
+        for precision in options.precision or ["float32", "float64"]:
+            rows += measured(name, workload, host, precision == "float64", options.pairs)
     record = {"machine": describe(), "command": "python benchmarks/curvature.py", "rows": rows}
     options.out.write_text(json.dumps(record, indent=1) + "\n")
 

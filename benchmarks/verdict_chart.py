@@ -61,9 +61,9 @@ def _panel(axis: Axes, row: dict[str, Any], title: str, labels: tuple[bool, bool
         axis.set_xlabel("said", color=FAINT)
     if labels[1]:
         axis.set_ylabel("truth", color=FAINT)
+    right = f"{100 * row['accuracy']:.1f} % of {row['runs']} right"
     axis.set_title(
-        f"{title}\n{100 * row['accuracy']:.1f} % of {row['runs']} right, {row['left_out']} left out",
-        loc="left", fontsize=10, color=INK,
-    )  # fmt: skip
+        f"{title}\n{right}, {row['left_out']} left out", loc="left", fontsize=10, color=INK
+    )
     for side in axis.spines.values():
         side.set_color("#c9ced4")

@@ -65,9 +65,11 @@ def scores(
     """`(rows, answers by "split, cut")` of both splits and of all together."""
     rows: list[dict[str, Any]] = []
     answers: dict[str, list[Answer]] = {}
+    # A part is not all: bars are for both splits together.
+    splits = [s for s in (TUNING, HELD_OUT) if any(r.split == s for r in runs)]
     for cut, half in CUTS.items():
         of_all = ask(runs, classify, half=half)
-        for split in ("all", TUNING, HELD_OUT):
+        for split in splits if len(splits) == 1 else ("all", *splits):
             mine = [r for r in runs if split in ("all", r.split)]
             found = [a for a in of_all if split in ("all", a.run.split)]
             if found:
@@ -129,7 +131,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _options(given: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Is the verdict right?")
     parser.add_argument("--split", choices=("all", TUNING, HELD_OUT), default="all")
     parser.add_argument("--quick", action="store_true", help="a few runs of the cheap families")
     parser.add_argument("--show-wrong", action="store_true", help="list misjudged runs")

@@ -33,7 +33,7 @@ def draw(rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Any], record: 
             _bars(axis, courses[name])
         else:
             _curves(axis, courses[name])
-        axis.set_title(_title(name, rows), color=INK, fontsize=10, loc="left")
+        axis.set_title(_title(name, rows), color=INK, fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=FAINT, labelsize=8)
     figure.suptitle(
@@ -49,7 +49,7 @@ def draw(rows: Sequence[Mapping[str, Any]], courses: Mapping[str, Any], record: 
 def _title(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     mine = [r["verdict"] for r in rows if r["panel"] == name]
     told = ", ".join(f"{mine.count(v)} {v}" for v in MARKS if mine.count(v))
-    return f"{name}   ({told})"
+    return f"{name}\n{told}"
 
 
 def _curves(axis: Axes, courses: Sequence[Mapping[str, Any]]) -> None:
@@ -83,4 +83,4 @@ def _bars(axis: Axes, courses: Sequence[Mapping[str, Any]]) -> None:
     low = min(min(c["final"]) for c in courses)
     axis.set_xlim(max(0.0, np.floor(10 * low) / 10 - 0.1), 1.0)
     axis.set_xlabel("accuracy at the end", color=FAINT, fontsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1))

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import optax
+
+from fedjax_sim.algorithms.fedavg import fedadagrad, fedadam, fedyogi
+from fedjax_sim.tasks.quadratic import quadratic
 from verdict_suite.quadratics import DIM, problem
 from verdict_suite.rules import Course
 from verdict_suite.runner import columns_of, simulate
 from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
-
-from fedjax_sim.algorithms.fedavg import fedadagrad, fedadam, fedyogi
-from fedjax_sim.tasks.quadratic import quadratic
 
 RATES = {
     "fedadagrad": (0.01, 0.05, 0.2, 0.5, 1.0, 3.0),

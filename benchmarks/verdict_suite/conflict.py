@@ -14,13 +14,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import Course
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.core.types import Model
 from fedjax_sim.tasks.quadratic import quadratic
+from verdict_suite.rules import Course
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 DIM, CLIENTS = 4, 6
 SHARES = (0.005, 0.02, 0.035, 0.25, 0.4, 0.6, 0.8)

@@ -1,4 +1,4 @@
-"""Limit cycles: too high a rate where the loss is no quadratic; wells (tuning), logistic (held out).
+"""Limit cycles, by too high a rate on no quadratic: wells (tuning), logistic (held out).
 
 Wells: `F(y) = sum_j w_j (y_j^2 - 1)^2 / 4` on three coordinates; at its minimum coordinate j
 multiplies errors by `1 - 2 eta w_j`: below -1 it goes round a cycle of period 2, then 4, and
@@ -10,7 +10,7 @@ and with p_j off one half the loss is higher on one side of the cycle. The floor
 entropy of the labels.
 
 Course: gradient descent in float64; the record of round t+1 shows `e_t`. Left out besides: runs
-that are neither periodic (period at most 16, to 1e-6 after 3000 rounds) nor
+that turn for ever and are neither periodic (period at most 16, to 1e-6 after 3000 rounds) nor
 gone: chaos.
 """
 
@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import Course, swings
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.core.types import Array, Model
 from fedjax_sim.tasks.functional import from_loss
+from verdict_suite.rules import Course, swings
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 DIM, CLIENTS, LATER = 3, 3, 3000
 ROUNDS = (40, 60, 100, 160)

@@ -1,7 +1,7 @@
 """Digits, Adam at the server on the ridge task (held out as an optimizer).
 
 IID and Dirichlet(0.3), 10 of 20 clients a round, one epoch at a client rate of 0.1; server rates
-from far too low to far too high. Truth: from the run's own later course (`digits_common`).
+from far too low to far too high. Truth: from the run's own later course (`digits_rule`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import optax
-from verdict_suite.digits_common import federation, labelled, softmax_ridge, train
-from verdict_suite.suite import HELD_OUT, Family, LabelledRun
 
 from fedjax_sim.algorithms.fedavg import fedadam
+from verdict_suite.digits_common import federation, labelled, softmax_ridge, train
+from verdict_suite.suite import HELD_OUT, Family, LabelledRun
 
 RATES = (0.0001, 0.0005, 0.003, 0.01, 0.03, 0.08, 0.2, 0.6)
 COHORT = 10

@@ -1,7 +1,7 @@
-"""Digits, FedAvg on the ridge task: IID and Dirichlet (tuning), shards (held out as a heterogeneity).
+"""Digits, FedAvg on the ridge task: IID and Dirichlet (tuning), shards (a held-out skew).
 
 20 clients, all of them with one epoch or 5 of them with five, batches of 20; rates from far too
-low to far too high. Truth: the common rule, borne out by the later course (`digits_common`).
+low to far too high. Truth: the common rule, borne out by the later course (`digits_rule`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import optax
-from verdict_suite.digits_common import CLIENTS, federation, labelled, softmax_ridge, train
-from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun
 
 from fedjax_sim.algorithms.fedavg import fedavg
+from verdict_suite.digits_common import CLIENTS, federation, labelled, softmax_ridge, train
+from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun
 
 RATES = (0.0002, 0.001, 0.008, 0.03, 0.08, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 250.0)
 WAYS = ((CLIENTS, 1), (5, 5))  # cohort, local epochs

@@ -2,7 +2,7 @@
 
 Nothing is random, so swings are swings: above 2/L (L = 0.92 at the optimum) plain descent goes
 round a cycle, above 2/ridge = 200 it diverges; momentum near 1 swings for long. Truth: the common
-rule on the exact objective, borne out by the later course (`digits_common`).
+rule on the exact objective, borne out by the later course (`digits_rule`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import optax
-from verdict_suite.digits_common import CLIENTS, federation, labelled, softmax_ridge, train
-from verdict_suite.suite import TUNING, Family, LabelledRun
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
+from verdict_suite.digits_common import CLIENTS, federation, labelled, softmax_ridge, train
+from verdict_suite.suite import TUNING, Family, LabelledRun
 
 RATES = (0.0005, 0.001, 0.004, 0.02, 0.1, 0.2, 0.5, 1.2, 2.0, 2.4, 2.6, 3.0, 5.0, 230.0, 300.0)
 BETAS = (0.0, 0.9, 0.98)

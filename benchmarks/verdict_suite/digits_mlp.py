@@ -3,7 +3,7 @@
 IID and Dirichlet(0.1), all 20 clients with one epoch or 5 of them with five; rates from far too low
 to far too high. Cross entropy without a ridge is known to be >= 0, which is the floor; the
 reference is the lowest objective that any run of this family reaches in its whole course. Truth:
-from the run's own later course (`digits_common`).
+from the run's own later course (`digits_rule`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import optax
-from verdict_suite.digits_common import CLIENTS, federation, labelled, small_mlp, train
-from verdict_suite.suite import HELD_OUT, Family, LabelledRun
 
 from fedjax_sim.algorithms.fedavg import fedavg
+from verdict_suite.digits_common import CLIENTS, federation, labelled, small_mlp, train
+from verdict_suite.suite import HELD_OUT, Family, LabelledRun
 
 RATES = (0.0001, 0.0003, 0.001, 0.005, 0.02, 0.06, 0.15, 0.3, 0.6, 1.2, 3.0)
 WAYS = ((CLIENTS, 1), (5, 5))  # cohort, local epochs

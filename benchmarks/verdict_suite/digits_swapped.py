@@ -3,7 +3,7 @@
 The ridge task over an IID partition; a tenth, a third or half of the clients have their labels
 swapped, and the objective is over all of them. Reference and floor are the minimum of the same
 task without swaps: what a model reaches where clients agree. With half of them swapped the best
-common model stays far above it. Truth: from the run's own later course (`digits_common`).
+common model stays far above it. Truth: from the run's own later course (`digits_rule`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import optax
+
+from fedjax_sim.algorithms.fedavg import fedavg
 from verdict_suite.digits_common import (
     CLIENTS,
     federation,
@@ -21,8 +23,6 @@ from verdict_suite.digits_common import (
     train,
 )
 from verdict_suite.suite import HELD_OUT, Family, LabelledRun
-
-from fedjax_sim.algorithms.fedavg import fedavg
 
 RATES = (0.0005, 0.02, 0.1, 0.3, 0.7, 1.2, 250.0)
 SHARES = (0.05, 0.3, 0.5)

@@ -19,14 +19,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import Course
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedavg import fedavg
 from fedjax_sim.algorithms.scaffold import scaffold
 from fedjax_sim.core.types import Model
 from fedjax_sim.tasks.quadratic import quadratic
+from verdict_suite.rules import Course
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 DIM, CLIENTS = 4, 6
 STEPS = (2, 10, 40)
@@ -107,14 +107,12 @@ def _make(name: str, split: str, seed: int, controlled: bool, quick: bool) -> li
         a, b, start = (np.stack([m[i] for m in made]) for i in range(3))
         longest = max(p["rounds"] for p in given)
         local = {"lr": 0.1, "steps": steps, "epochs": None, "batch_size": 1}
-        server = lambda server: optax.sgd(server)  # noqa: E731
         recipe = (
             scaffold(lambda lr: optax.sgd(lr), server_rate=1.0, **local)
             if controlled
             else fedavg(lambda lr: optax.sgd(lr), server=lambda rate: optax.sgd(rate), rate=1.0,
                         **local)
         )  # fmt: skip
-        del server
         columns = simulate(
             recipe, quadratic(DIM), shards(a, b, CLIENTS), Model({"x": jnp.asarray(start, float)}),
             rounds=longest, seeds=np.arange(len(given)),

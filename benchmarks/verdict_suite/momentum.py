@@ -16,13 +16,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import STAGNATING, Course
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.core.types import Model
 from fedjax_sim.tasks.quadratic import quadratic
+from verdict_suite.rules import STAGNATING, Course
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 DIM, CLIENTS = 4, 4
 BETAS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.995, 0.998, 0.999, 0.9997, 0.9997)

@@ -19,13 +19,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import Course
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedavg import fedavg
 from fedjax_sim.core.types import Model
 from fedjax_sim.tasks.quadratic import quadratic
+from verdict_suite.rules import Course
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 DIM, CLIENTS, EACH = 64, 20, 10
 COHORTS = (2, 5, 20)

@@ -17,13 +17,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import STAGNATING, Course
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.core.types import Model
 from fedjax_sim.tasks.quadratic import quadratic
+from verdict_suite.rules import STAGNATING, Course
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 DIM, CLIENTS = 8, 4
 CONDITIONS = (2, 10, 100, 1000)

@@ -17,7 +17,7 @@ are seen. A run that lies between two verdicts gets none and is left out.
 5. Swings: the turns of `e` in the second half of what is seen. Size against the mean excess there,
    and damping over that half by a line through the logarithms of the sizes. At least 6 turns,
    size >= 0.45 and damping < 2: `oscillating` where the mean is 10 % to 300 % of the start, else
-   left out. Size < 0.15, or damping > 5: go on with means over whole swings. Otherwise left out, and
+   left out. Size < 0.15, or damping > 5: go on with means over whole swings. Otherwise left out;
    so is a course of 1 to 5 turns whose rises add up to more than 10 % of its mean.
 6. Level: e at the end (mean over a swing); fall: its decrease since three quarters of R, as a part.
    - fall >= 20 %, level >= 1.5 % of the start, and the fall is above 4 standard errors of what

@@ -20,30 +20,28 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.rules import Course
-from verdict_suite.runner import columns_of, shards, simulate
-from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.core.types import Array, Model
 from fedjax_sim.tasks.functional import from_loss
+from verdict_suite.rules import Course
+from verdict_suite.runner import columns_of, shards, simulate
+from verdict_suite.suite import HELD_OUT, TUNING, Family, LabelledRun, label, records_of
 
 CLIENTS = 3
 ROUNDS = (50, 80, 120, 200)
 
 
-def well_loss(p: Any, coefficients: Any, xp: Any = np) -> Any:
+def well_loss(p: Any, coefficients: Any) -> Any:
     """`[B]` losses; coefficients `[B, 2]` are a and q."""
     a, q = coefficients[:, 0], coefficients[:, 1]
     x, y = p[0], p[1]
-    del xp
     return 0.5 * a * x**2 + 0.25 * q * (y**2 - 1) ** 2
 
 
-def chain_loss(p: Any, coefficients: Any, xp: Any = np) -> Any:
+def chain_loss(p: Any, coefficients: Any) -> Any:
     """`[B]` losses; coefficients `[B, 2]` are a and q."""
     a, q = coefficients[:, 0], coefficients[:, 1]
-    del xp
     return 0.5 * a * p[0] ** 2 + 0.5 * q * (p[1] * p[2] * p[3] - 1) ** 2
 
 
@@ -108,7 +106,7 @@ def _make(
 
     def losses(params: Array, x: Array, y: Array) -> Array:
         del y
-        return loss(params, x, jnp)
+        return loss(params, x)
 
     task = from_loss(lambda key: start[0], losses)
     longest = max(p["rounds"] for p in given)

@@ -13,14 +13,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from verdict_suite.quadratics import DIM, problem, spectrum
-from verdict_suite.rules import Course
-from verdict_suite.runner import columns_of, simulate
-from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 from fedjax_sim.algorithms.fedsgd import fedsgd
 from fedjax_sim.core.types import Array
 from fedjax_sim.tasks.quadratic import quadratic
+from verdict_suite.quadratics import DIM, problem, spectrum
+from verdict_suite.rules import Course
+from verdict_suite.runner import columns_of, simulate
+from verdict_suite.suite import TUNING, Family, LabelledRun, label, records_of
 
 KINDS = ("cosine", "exponential", "step", "inverse", "warmup")
 

@@ -72,7 +72,9 @@ def table(row: dict[str, Any]) -> str:
     percent = lambda v: "-" if v is None else f"{100 * v:.1f} %"  # noqa: E731
     head = f"{row['split']}, {row['cut']}: {percent(row['accuracy'])} of {row['runs']} runs right"
     lines = [f"{head}; {row['left_out']} lie between two verdicts and are left out", ""]
-    lines.append(f"  {'truth, said':14}" + "".join(f"{n:>12}" for n in SHORT_NAMES) + "       right")
+    lines.append(
+        f"  {'truth, said':14}" + "".join(f"{n:>12}" for n in SHORT_NAMES) + "       right"
+    )
     for name, verdict, counts in zip(SHORT_NAMES, VERDICTS, row["confusion"], strict=True):
         right = percent(row["per_class"][verdict]["accuracy"])
         lines.append(f"  {name:14}" + "".join(f"{n or '.':>12}" for n in counts) + f"{right:>12}")

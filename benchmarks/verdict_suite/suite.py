@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from verdict_suite.rules import DIVERGING, Course, verdict_of
 
 TUNING, HELD_OUT = "tuning", "held_out"
@@ -75,7 +76,6 @@ def label(
       floor: a known lower bound of the objective.
       veto: `(verdict, rounds) -> whether the family's own rule leaves the run out`.
     """
-
     broken = "nonfinite" in records[-1]
 
     def truth(rounds: int) -> str | None:

@@ -193,8 +193,9 @@ def which_loss(task: Task, model: Model, data: Shards | DeviceShards) -> str:
         return TRAINED
     if jax.tree.leaves(model.state):
         return HELD
-    value = jax.jit(lambda key: task.loss(key, model, batch)[0])
-    first, second = (np.asarray(value(jax.random.key(i))) for i in range(2))
+    # The model is an argument: as a constant it would be folded at compile time, slowly.
+    value = jax.jit(lambda key, m, b: task.loss(key, m, b)[0])
+    first, second = (np.asarray(value(jax.random.key(i), model, batch)) for i in range(2))
     return TRAINED if np.array_equal(first, second, equal_nan=True) else HELD
 
 

@@ -89,8 +89,9 @@ def server_curvature(
     H, one product a round (`server.ritz`), with its Rayleigh quotient m = v'Hv. Then
 
         x <- x - sign(g'v) s v,  s = (|m| + sqrt(m^2 + 2 M |g'v|)) / M
-             where |g| <= threshold, m < -tolerance, and v is settled: its residual is at most
-             a tenth of |m|, or the probes are used up
+             where |g| <= threshold or the last round's such step brought the loss down,
+             m < -tolerance, and v is settled: its residual is at most a tenth of |m|, or the
+             probes are used up
         x <- x - server(g)   otherwise
 
     s minimises the cubic model `-|g'v| s + m s^2/2 + M s^3/6`, which promises a decrease of at
@@ -144,7 +145,8 @@ def server_curvature(
         rounding = _rounding(product) * norm(now.best.product)
         ended = (residual <= rounding) | (now.age + 1 >= probes)
         settled = (residual <= ACCURACY * jnp.abs(rayleigh)) | ended
-        leap = small & trusted & (rayleigh < -tolerance) & settled
+        # One more where the last one paid: as long as the slope bends down, it gets steeper.
+        leap = (small | (state.step != 0)) & trusted & (rayleigh < -tolerance) & settled
         return _Found(now, rayleigh, residual, small, trusted, ended, leap)
 
     def update(state: CurvatureState, aggregate: Aggregate, key: Array) -> CurvatureState:

@@ -61,7 +61,7 @@ def train(recipe, problem, rounds):
 
 # Rate, and by how much the loss must fall for a model to have left.
 STRICT = {
-    "saddle": (lambda: surface(saddles.saddle(0.2), [0.0, 0.0]), 0.1, 0.01),
+    "saddle": (lambda: surface(saddles.saddle(0.1), [0.0, 0.0]), 0.1, 0.1),
     "double well": (lambda: surface(saddles.double_well(0.2), [0.0, 0.0]), 0.1, 0.0075),
     "octopus": (lambda: surface(saddles.octopus(4, width=1.0), [0.0] * 4), 0.05, 0.5),
     "deep linear network": (linear_network, 0.1, 0.2),
@@ -169,7 +169,7 @@ def test_curvature_steps_never_stay_where_the_loss_rose(x64):
     assert (np.diff(settled) <= 1e-12).all()
     assert settled[0] < 0
     assert abs(settled[-1] + 0.25) < 1e-3
-    assert int(server.leaps) == 1
+    assert int(server.leaps) >= 2  # the first paid, so the next followed at once
 
 
 def test_a_minimum_is_left_alone_by_curvature_and_kept_within_the_ball_by_noise(x64):

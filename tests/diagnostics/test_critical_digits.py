@@ -59,13 +59,15 @@ def oracle(task, fed, model):
     x, y = jnp.asarray(fed.train.x), jnp.asarray(fed.train.y)
     batch = Batch(x, y, jnp.ones(len(x), bool))
 
-    def slope(v):
+    def slope(v, batch):
         return jax.grad(lambda p: task.loss(jax.random.key(0), Model(unravel(p), ()), batch)[0])(v)
 
-    times = jax.jit(lambda v: jax.jvp(slope, (vector,), (v,))[1])
-    h = LinearOperator((len(vector),) * 2, matvec=lambda v: np.asarray(times(v)), dtype=np.float64)
+    times = jax.jit(lambda v, b: jax.jvp(lambda p: slope(p, b), (vector,), (v,))[1])
+    h = LinearOperator(
+        (len(vector),) * 2, matvec=lambda v: np.asarray(times(v, batch)), dtype=np.float64
+    )
     ends = [eigsh(h, k=1, which=w, tol=1e-5, return_eigenvectors=False)[0] for w in ("SA", "LA")]
-    return np.asarray(jax.jit(slope)(vector)), *ends
+    return np.asarray(jax.jit(slope)(vector, batch)), *ends
 
 
 def ask(ground, task):
@@ -91,7 +93,9 @@ def test_half_way_it_is_not_stationary_and_at_the_end_a_minimum():
     done = ask(ground.move(model), task)
     gradient, low, high = oracle(task, fed, model)
     assert done.kind == "local minimum", done.sentence
-    np.testing.assert_allclose([done.low.value, done.high.value], [low, high], rtol=1e-3)
+    np.testing.assert_allclose(done.high.value, high, rtol=1e-3)
+    # The lowest is 1e-5 of the highest: known to the error that is told, less than counts as flat.
+    assert abs(done.low.value - low) <= done.low.error < done.scales.zero
     assert low > 0 and done.promised < 1e-6 * done.scales.loss
 
 

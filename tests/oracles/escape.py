@@ -58,7 +58,8 @@ class NegativeCurvature:
             self.calm = self.calm + 1 if np.linalg.norm(g) <= self.threshold else 0
             return
         h = product(self.x, self.q)
-        if self.trial is not None and self._rejected(g, h, coin):
+        paid = self.trial is not None
+        if paid and self._rejected(g, h, coin):
             return
         self._absorb(h)
         ray = self.v @ self.hv
@@ -68,7 +69,7 @@ class NegativeCurvature:
         exact = residual <= np.sqrt(np.finfo(float).eps) * np.linalg.norm(self.hv)
         ended = exact or self.age + 1 >= self.probes
         settled = ended or residual <= 0.1 * abs(ray)
-        if small and trusted and settled and ray < -self.tolerance:
+        if (small or paid) and trusted and settled and ray < -self.tolerance:
             self._leap(ray, g @ self.v, coin)
             return
         self.x = self.x - self.rate * g
