@@ -6,9 +6,9 @@ Plain descent, momentum, perturbed descent and negative-curvature steps, all thr
 float64 with every client in every round, from a point where plain descent stays: surfaces with
 known saddles, a deep linear network at zero, and digits classifiers whose hidden units are zero or
 all alike (those first descend on their symmetric manifold for as many rounds as the limit). A
-model has left when its loss is `fall` below the start; of units alike, below the lowest that plain
-descent still reaches on its manifold within the limit. Rows of the same problem and algorithm are
-replaced, others kept.
+model has left when its loss is `fall` below the start; of units alike, when they have parted and
+the loss is that far below the lowest that plain descent still reaches on its manifold within the
+limit. Rows of the same problem and algorithm are replaced, others kept.
 """
 
 from __future__ import annotations
@@ -157,6 +157,11 @@ class Runner:
         return np.array(losses[:limit]), self.algorithm.global_model(state.algorithm)
 
 
+def parted(model: Model) -> float:
+    """The largest difference between hidden units' weights: exactly 0 on the manifold."""
+    return float(np.ptp(np.asarray(model.params["hidden"]["w"]), axis=1).max())
+
+
 def measured(
     name: str, problem: Problem, seeds: int, limit: int, only: str | None = None
 ) -> list[dict[str, Any]]:
@@ -176,9 +181,10 @@ def measured(
         runner = Runner(recipe, task, data)
         rounds: list[int | None] = []
         for seed, (start, bound) in enumerate(zip(starts, bounds, strict=True)):
-            losses, _ = runner(seed, start, limit, bound)
+            losses, model = runner(seed, start, limit, bound)
             below = np.flatnonzero(~(losses >= bound))
-            rounds.append(int(below[0]) if below.size else None)
+            stayed = not below.size or (problem.warm and parted(model) == 0)
+            rounds.append(None if stayed else int(below[0]))
         left = [r for r in rounds if r is not None]
         rows.append(
             {

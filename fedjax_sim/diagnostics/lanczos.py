@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fedjax_sim.core.checks import integer
 from fedjax_sim.engine.plan import refuse_oversize
@@ -106,23 +107,26 @@ def block_lanczos(
     basis, t = np.empty((most, n)), np.zeros((most, most))
     basis[:block], have, newest = first, block, slice(0, block)
     scale, krylov = 0.0, None
-    for step in range(1, steps + 1):
-        padded = np.zeros((block, n))
-        padded[: newest.stop - newest.start] = basis[newest]
-        w = np.array(multiply(padded), np.float64)[: newest.stop - newest.start]
-        scale = max(scale, float(np.max(np.linalg.norm(w, axis=1), initial=0.0)))
-        t[:have, newest] = _orthogonalise(w, basis[:have])
-        rest, share = _split(w, basis[:have], room=n - have, least=8 * epsilon * scale)
-        tail = share if len(rest) else np.zeros((0, share.shape[1]))
-        ended = not len(rest)
-        krylov = _ritz(basis[:have], t[:have, :have], tail, newest, block, step * block, ended)
-        on_step(krylov)
-        if ended or have + len(rest) > most or done(krylov):
-            break
-        basis[have : have + len(rest)] = rest
-        t[have : have + len(rest), newest] = share
-        newest = slice(have, have + len(rest))
-        have += len(rest)
+    # Products of a few long rows: a second BLAS thread gains little, and loses much where it waits
+    # for a core that XLA's threads have (5 times as long measured on two busy cores).
+    with threadpool_limits(limits=1, user_api="blas"):
+        for step in range(1, steps + 1):
+            padded = np.zeros((block, n))
+            padded[: newest.stop - newest.start] = basis[newest]
+            w = np.array(multiply(padded), np.float64)[: newest.stop - newest.start]
+            scale = max(scale, float(np.max(np.linalg.norm(w, axis=1), initial=0.0)))
+            t[:have, newest] = _orthogonalise(w, basis[:have])
+            rest, share = _split(w, basis[:have], room=n - have, least=8 * epsilon * scale)
+            tail = share if len(rest) else np.zeros((0, share.shape[1]))
+            ended = not len(rest)
+            krylov = _ritz(basis[:have], t[:have, :have], tail, newest, block, step * block, ended)
+            on_step(krylov)
+            if ended or have + len(rest) > most or done(krylov):
+                break
+            basis[have : have + len(rest)] = rest
+            t[have : have + len(rest), newest] = share
+            newest = slice(have, have + len(rest))
+            have += len(rest)
     assert krylov is not None
     return krylov
 

@@ -70,16 +70,18 @@ def chunk_records(
 
 
 def flags_of(names: Iterable[str]) -> dict[str, str]:
-    """`{name: flag}` of the values that a flag `X_measured` governs: `X` and every `X_...`."""
+    """`{name: flag}` of the values that a flag `X_measured` governs: `X` and every `X_...`.
+
+    Of several flags the one with the longest X counts.
+    """
     names = list(names)
-    flags = [n for n in names if n.endswith(_MEASURED)]
-    stems = {flag: flag.removesuffix(_MEASURED) for flag in flags}
-    return {
-        n: flag
-        for flag, stem in stems.items()
-        for n in names
-        if n not in flags and (n == stem or n.startswith(f"{stem}_"))
-    }
+    flags = sorted((n for n in names if n.endswith(_MEASURED)), key=len)
+    found: dict[str, str] = {}
+    for flag in flags:
+        stem = flag.removesuffix(_MEASURED)
+        mine = [n for n in names if n == stem or n.startswith(f"{stem}_")]
+        found |= {n: flag for n in mine if n not in flags}
+    return found
 
 
 def lane_totals(buffers: Mapping[str, np.ndarray], rounds: int) -> dict[str, int]:

@@ -344,3 +344,21 @@ def test_scores_count_what_they_say() -> None:
     assert row["per_class"][rules.DIVERGING] == {"runs": 0, "accuracy": None}
     assert confusion(half)[rules.VERDICTS.index(rules.EARLY)][0] == 1
     assert "50.0 % of 2 runs right; 1 lie between" in table(row)
+
+
+def test_a_part_of_the_suite_is_never_called_all() -> None:
+    import verdicts
+
+    def run(split: str) -> LabelledRun:
+        records = [{"round": 1, "train_loss": 1.0}]
+        return LabelledRun("a", split, {}, rules.EARLY, rules.EARLY, 0.0, records)
+
+    early = lambda records, floor: rules.EARLY  # noqa: E731
+    part, _ = verdicts.scores([run("tuning")], early)
+    whole, _ = verdicts.scores([run("tuning"), run("held_out")], early)
+    assert {row["split"] for row in part} == {"tuning"}
+    assert {row["split"]: row["runs"] for row in whole} == {"all": 2, "tuning": 1, "held_out": 1}
+    assert verdicts.bars(part) == []
+    assert all(line.endswith("cleared") for line in verdicts.bars(whole))
+    late, _ = verdicts.scores([run("tuning"), run("held_out")], lambda *given: rules.CONVERGED)
+    assert all(line.endswith("MISSED") for line in verdicts.bars(late))

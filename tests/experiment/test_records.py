@@ -12,7 +12,7 @@ import pytest
 from experiment import little
 
 from fedjax_sim.core.checks import InputError
-from fedjax_sim.experiment.records import RecordFile, chunk_records, read_records
+from fedjax_sim.experiment.records import RecordFile, chunk_records, flags_of, read_records
 
 
 def test_a_run_directory_holds_what_its_readers_rely_on(tmp_path: Path) -> None:
@@ -25,11 +25,15 @@ def test_a_run_directory_holds_what_its_readers_rely_on(tmp_path: Path) -> None:
     walls = [r["wall_time_s"] for r in records]
     assert walls == sorted(walls) and walls[0] > 0
     always = {"round", "wall_time_s", "train_loss", "uplink_bytes", "downlink_bytes"}
-    always |= {"cohort_present", "client_steps"}
+    always |= {"cohort_present", "client_steps", "step_norm"}
     probed = {"test_loss"} | {f"client_loss_{p}" for p in ("mean", "p10", "p50", "p90")}
     for r in records:
         due = r["round"] % 3 == 0 or r["round"] == 13
-        assert set(r) == always | (probed if due else set())
+        panel = {n for n in r if n.startswith("drift_")}
+        assert (len(panel) > 5) == (r["round"] in (1, 10))
+        assert ("step_cosine" in r) == (r["round"] > 1)
+        wanted = always | panel | (probed if due else set())
+        assert set(r) == wanted | ({"step_cosine"} if r["round"] > 1 else set())
         # SCAFFOLD sends model and control, float32, to and from each of three clients.
         assert r["uplink_bytes"] == r["downlink_bytes"] == 3 * 2 * 4 * little.DIM
         assert r["cohort_present"] == 3 and r["client_steps"] >= 3
@@ -107,3 +111,9 @@ def test_damaged_records_are_refused(tmp_path: Path, text: str) -> None:
         read_records(path)
     with pytest.raises(InputError, match="bytes"):
         read_records(path, upto=999)
+
+
+def test_the_longest_flag_governs() -> None:
+    names = ["a", "a_b", "a_b_c", "ab", "a_measured", "a_b_measured"]
+    wanted = {"a": "a_measured", "a_b": "a_b_measured", "a_b_c": "a_b_measured"}
+    assert flags_of(names) == wanted
