@@ -24,15 +24,12 @@
 # and an eigenvalue are. It runs in about two minutes on a laptop.
 
 # %%
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 import fedjax_sim as fs
 
-warnings.filterwarnings("ignore", category=DeprecationWarning)
 plt.rcParams |= {"figure.figsize": (9, 3.2), "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -44,6 +41,14 @@ def show(run, name):
     print(f"{name:<18} {v['name']:<12} {v['sentence']}")
     if v["name"] not in ("converged", "converging"):
         print(f"{'':<18} likely cause: {v['cause']}\n{'':<18} try: {v['remedy']}")
+
+
+def finish():
+    """Name the axes and the curves."""
+    plt.xlabel("round")
+    plt.ylabel("loss")
+    plt.legend()
+    plt.show()
 
 
 no_panel = fs.Diagnosis(drift_every=0)  # the drift panel comes in section 4
@@ -70,9 +75,11 @@ def descend(rate, rounds=60):
 walks = {rate: descend(rate) for rate in (0.002, 0.2, 0.499, 0.52)}
 for rate, walk in walks.items():
     show(walk, f"rate {rate}")
-plt.xlabel("round"), plt.ylabel("loss"), plt.legend();
+finish()
 
 # %% [markdown]
+# At rate 0.499 the loss hardly falls, so the verdict is `stagnating`; yet its cause is a rate that is too
+# high, not too low. The loss alone cannot tell the two apart. The direction of the steps can:
 # `step_cosine` is the cosine between this round's step of the server and the last one. Near +1 the
 # model walks steadily, near -1 it jumps to and fro across a valley: the sign of a rate at the edge.
 
@@ -105,7 +112,7 @@ def heavy_ball(beta, rate):
 show(heavy_ball(0.0, 2 / (1 + kappa)), "no momentum")
 show(heavy_ball(best_beta, best_rate), f"momentum {best_beta:.2f}")
 show(heavy_ball(0.999, best_rate), "momentum 0.999")
-plt.xlabel("round"), plt.ylabel("loss"), plt.legend();
+finish()
 
 # %% [markdown]
 # ## 3. A vanishing gradient: minimum or saddle?
@@ -135,7 +142,8 @@ for name, algorithm in (("plain", plain), ("perturbed", shaking), ("negative cur
     plt.plot([r["train_loss"] for r in run.records], label=name)
     kind = critical_point(well, run.model, ridge).kind
     print(f"{name:<20} ends at {np.round(run.model.params['x'], 3)}: {kind}")
-plt.axhline(-0.25, color="grey", lw=0.8, ls=":"), plt.xlabel("round"), plt.ylabel("loss"), plt.legend();
+plt.axhline(-0.25, color="grey", lw=0.8, ls=":")
+finish()
 
 # %% [markdown]
 # ## 4. Only in federated learning: client drift
@@ -154,12 +162,18 @@ for steps in (1, 5, 50):
     batches = {"steps": steps, "batch_size": None}
     run = fs.run(fs.algorithms.fedavg(optax.sgd(0.1), **batches), line, pair, rounds=200)
     control = fs.run(
-        fs.algorithms.scaffold(optax.sgd(0.1), **batches), line, pair, rounds=200, diagnosis=no_panel
+        fs.algorithms.scaffold(optax.sgd(0.1), **batches),
+        line,
+        pair,
+        rounds=200,
+        diagnosis=no_panel,
     )
     last = [r for r in run.records if "drift_cosine" in r][-1]
     size = last["drift_client_norm"] / max(last["drift_mean_norm"], 1e-9)
     x, y = (float(r.model.params["x"][0]) for r in (run, control))
-    print(f"{steps:>2}   {c[1] / c.sum():.6f}   {x:.6f}   {y:.6f}   {last['drift_cosine']:+.2f}     {size:14.1e}")
+    print(
+        f"{steps:>2}   {c[1] / c.sum():.6f}   {x:.6f}   {y:.6f}   {last['drift_cosine']:+.2f}     {size:14.1e}"
+    )
 
 # %% [markdown]
 # The drift panel sees it without knowing the answer: the clients' updates are large and point in
@@ -177,7 +191,9 @@ for name, alpha in (("IID", 100.0), ("very non-IID", 0.05)):
     fed = fs.data.digits(fs.partition.dirichlet(clients=50, alpha=alpha), test_fraction=0.2)
     algorithm = fs.algorithms.fedavg(optax.sgd(0.1), epochs=5, batch_size=10)
     watched = fs.Diagnosis(drift_every=5, noise_scale=True)
-    runs[name] = fs.run(algorithm, digits, fed, cohort=10, rounds=80, eval_every=4, diagnosis=watched)
+    runs[name] = fs.run(
+        algorithm, digits, fed, cohort=10, rounds=80, eval_every=4, diagnosis=watched
+    )
     v = runs[name].summary["verdict"]
     print(f"{name:<14} {v['name']}: {v['sentence']}")
 
@@ -230,8 +246,9 @@ saved = fs.run(
     algorithm, task, bowl, cohort=4, rounds=150, chunk=5, policy=policy, diagnosis=no_panel
 )
 print(saved.summary["policy"]["events"])
-show(descend(0.52, rounds=150), "without"), show(saved, "with a policy")
-plt.xlabel("round"), plt.ylabel("loss"), plt.legend();
+show(descend(0.52, rounds=150), "without")
+show(saved, "with a policy")
+finish()
 
 # %% [markdown]
 # ## Exercises

@@ -55,10 +55,12 @@ def _oscillating(e: Mapping[str, float]) -> str:
 
 
 def _converging(e: Mapping[str, float]) -> str:
-    return (
-        f"The loss still falls: {_percent(e['fall'])} of the excess in the last quarter "
-        f"(at least {_percent(e['fall_low'])} beyond noise); it stands at {_height(e)}."
-    )
+    of, share, least = "quarter", e["fall"], e["fall_low"]
+    if least <= 0 and e["fall_low_of_half"] > 0:
+        of, share, least = "half", e["fall_of_half"], e["fall_low_of_half"]
+    sure = f" (at least {_percent(least)} beyond noise)" if least > 0 else ""
+    fell = f"{_percent(share)} of the excess in the last {of}{sure}"
+    return f"The loss still falls: {fell}; it stands at {_height(e)}."
 
 
 def _converged(e: Mapping[str, float]) -> str:

@@ -74,7 +74,7 @@ def together(watches: Mapping[str, Watch]) -> Watch:
 
 
 def judge(state: RunState) -> str:
-    """The name of the verdict on what a run's watch has seen so far; empty before the first loss."""
+    """The name of the verdict on what a run's watch has seen; empty before the first loss."""
     seen = watching.series_of(state.watch[VERDICT])
     return _of_sketches(seen).name if "train_loss" in seen else ""
 
@@ -100,9 +100,7 @@ def _floor(lowest: float) -> float | None:
     return 0.0 if lowest >= 0 else None
 
 
-def of_records(
-    records: Sequence[Record], facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def of_records(records: Sequence[Record], facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The verdict on a run's records, JSON-ready; empty where no loss was recorded."""
     from fedjax_sim.experiment.verdict_file import verdict_of
 

@@ -192,7 +192,7 @@ class SweepDispatch:
         column = min(column, len(block.settings) - 1)
         # An empty slot holds setting 0, which may be another group's, without this number.
         hyper = self._settings[block.settings[column]].hyper
-        return hyper.get(name, self._prepared.hyper[name])
+        return hyper[name] if name in hyper else float(self._prepared.hyper[name])
 
     def _take(
         self, records: Buffers, wave: Sequence[Block], at: np.ndarray, rounds: int

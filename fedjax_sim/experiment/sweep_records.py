@@ -55,7 +55,7 @@ def outcomes(curves: Curves, probes: Iterable[str], sound: np.ndarray) -> list[d
       metric; None where it is not finite.
     """
     lost = ~np.asarray(sound, bool)
-    diverged = lost.any(axis=1)
+    diverged = np.asarray(lost.any(axis=1))
     stopped = np.where(diverged, lost.argmax(axis=1) + 1, lost.shape[1])
     columns: dict[str, Sequence[Any]] = {
         "status": [DIVERGED if bad else DONE for bad in diverged],

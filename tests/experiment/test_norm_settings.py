@@ -75,10 +75,12 @@ REACHED = {
     ),
     "adaptive at both": (
         {
+            # Root terms that are not tiny: otherwise the last bit of a gradient of 0 is a step.
             **{"client.optimizer": "adam", "client.learning_rate": 0.01},
             **{"server.optimizer": "yogi", "server.learning_rate": 0.05},
+            **{f"{role}.optimizer_params": {"eps": 0.01} for role in ("client", "server")},
         },
-        lambda: fedavg(optax.adam(0.01), server=optax.yogi(0.05), **LOCAL),
+        lambda: fedavg(optax.adam(0.01, eps=0.01), server=optax.yogi(0.05, eps=0.01), **LOCAL),
     ),
     "schedules at both": (
         {
