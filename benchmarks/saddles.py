@@ -5,10 +5,10 @@
 Plain descent, momentum, perturbed descent and negative-curvature steps, all through the engine in
 float64 with every client in every round, from a point where plain descent stays: surfaces with
 known saddles, a deep linear network at zero, and digits classifiers whose hidden units are zero or
-all alike (those first descend on their symmetric manifold for as many rounds as the limit). A
-model has left when its loss is `fall` below the start; of units alike, when they have parted and
-the loss is that far below the lowest that plain descent still reaches on its manifold within the
-limit. Rows of the same problem and algorithm are replaced, others kept.
+all alike. A model has left when its loss is `fall` below the start. Units alike start from the
+symmetric network that 1,000 rounds of plain descent make, and have left at a loss of 1, which no
+network of one unit comes near; under plain descent and momentum rounding alone parts them. Rows of
+the same problem and algorithm are replaced, others kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from fedjax_sim.sampling.uniform import uniform  # noqa: E402
 from fedjax_sim.tasks import saddle_networks, saddles  # noqa: E402
 
 RESULT = RESULTS / "saddles.json"
-CLIENTS, CHUNK = 10, 250
+CLIENTS, CHUNK, WARM = 10, 250, 1000
 
 
 class Problem(NamedTuple):
@@ -54,14 +54,15 @@ class Problem(NamedTuple):
       rate: of all algorithms.
       fall: how far the loss must fall.
       threshold: norm below which a gradient is small.
-      warm: whether plain descent first runs to the end of its manifold.
+      bound: the loss that must be reached, in place of `fall`; plain descent first runs `WARM`
+        rounds, after which the units are made alike again.
     """
 
     make: Callable[[], tuple[Task, DeviceShards]]
     rate: float
     fall: float
     threshold: float = 1e-2
-    warm: bool = False
+    bound: float | None = None
 
 
 def shards(x: np.ndarray, y: np.ndarray) -> DeviceShards:
@@ -110,9 +111,9 @@ PROBLEMS = {
     ),
     "deep linear network at zero": Problem(linear_network, 0.1, 0.3),
     "tanh units at zero, digits": Problem(lambda: digits("tanh", 0.0), 0.5, 0.3),
-    "tanh units alike, digits": Problem(lambda: digits("tanh", 0.3), 0.05, 0.05, 5e-2, warm=True),
+    "tanh units alike, digits": Problem(lambda: digits("tanh", 0.3), 0.1, 0.0, 0.3, bound=1.0),
     "softplus units alike, digits": Problem(
-        lambda: digits("softplus", 0.3), 0.1, 0.05, 5e-2, warm=True
+        lambda: digits("softplus", 0.3), 0.1, 0.0, 0.3, bound=1.0
     ),
 }
 
@@ -157,9 +158,15 @@ class Runner:
         return np.array(losses[:limit]), self.algorithm.global_model(state.algorithm)
 
 
-def parted(model: Model) -> float:
-    """The largest difference between hidden units' weights: exactly 0 on the manifold."""
-    return float(np.ptp(np.asarray(model.params["hidden"]["w"]), axis=1).max())
+def alike(model: Model) -> Model:
+    """Every hidden unit replaced by their mean: what rounding has parted is joined."""
+
+    def joined(leaf: jax.Array, axis: int) -> jax.Array:
+        return jnp.broadcast_to(jnp.mean(leaf, axis=axis, keepdims=True), leaf.shape)
+
+    low, head = model.params["hidden"], model.params["head"]
+    low = {name: joined(leaf, -1) for name, leaf in low.items()}
+    return Model({"hidden": low, "head": head | {"w": joined(head["w"], 0)}})
 
 
 def measured(
@@ -169,11 +176,10 @@ def measured(
     task, data = problem.make()
     plain = Runner(fedsgd(optax.sgd(problem.rate)), task, data)
     starts = [task.init(jax.random.key(seed)) for seed in range(seeds)]
-    if problem.warm:
-        starts = [plain(seed, start, limit)[1] for seed, start in enumerate(starts)]
-    # The first loss is the start's; descent on the manifold must not pass for leaving.
-    paths = [plain(s, start, limit if problem.warm else 1)[0] for s, start in enumerate(starts)]
-    bounds = [path.min() - problem.fall for path in paths]
+    if problem.bound is not None:
+        starts = [alike(plain(seed, start, WARM)[1]) for seed, start in enumerate(starts)]
+    first = [float(plain(seed, start, 1)[0][0]) for seed, start in enumerate(starts)]
+    bounds = [f - problem.fall if problem.bound is None else problem.bound for f in first]
     rows = []
     for algorithm, recipe in recipes(problem).items():
         if only is not None and algorithm != only:
@@ -181,10 +187,9 @@ def measured(
         runner = Runner(recipe, task, data)
         rounds: list[int | None] = []
         for seed, (start, bound) in enumerate(zip(starts, bounds, strict=True)):
-            losses, model = runner(seed, start, limit, bound)
+            losses, _ = runner(seed, start, limit, bound)
             below = np.flatnonzero(~(losses >= bound))
-            stayed = not below.size or (problem.warm and parted(model) == 0)
-            rounds.append(None if stayed else int(below[0]))
+            rounds.append(int(below[0]) if below.size else None)
         left = [r for r in rounds if r is not None]
         rows.append(
             {
@@ -192,6 +197,8 @@ def measured(
                 "algorithm": algorithm,
                 "rate": problem.rate,
                 "fall": problem.fall,
+                "bound": problem.bound,
+                "start": first,
                 "limit": limit,
                 "rounds": rounds,
                 "left": len(left),

@@ -94,21 +94,37 @@ def _leaves(problem, rate, fall):
 
 
 @pytest.mark.slow
-def test_symmetric_units_part_by_negative_curvature_alone(x64):
-    """A network trained by plain descent on its symmetric manifold, which it never leaves."""
+def test_symmetric_units_part_by_negative_curvature(x64):
+    """From a network that plain descent trained on its symmetric manifold.
+
+    Only rounding parts the units under plain descent (kernels may sum their columns in another
+    order): 1e-16, growing by 1 % or 2 % a round, so the start is made symmetric again.
+    """
     task, data = digits("softplus", 0.3)
     rate = 0.1
-    ends, plain, _ = train(fedsgd(optax.sgd(rate)), (task, data), PLAIN)
-    w = np.asarray(ends["hidden"]["w"])
-    assert np.ptp(w, axis=1).max() == 0.0
-    there = task._replace(init=lambda key: Model(ends))
-    recipe = negative_curvature(optax.sgd(rate), threshold=0.05, probes=40.0)
-    params, losses, server = train(recipe, (there, data), NEGATIVE)
-    _, on, _ = train(fedsgd(optax.sgd(rate)), (there, data), NEGATIVE)
+    trained, _, _ = train(fedsgd(optax.sgd(rate)), (task, data), 1000)
+    assert _spread(trained) < 1e-6
+    start = {
+        "hidden": jax.tree.map(lambda v: _alike(v, -1), trained["hidden"]),
+        "head": {"w": _alike(trained["head"]["w"], 0), "b": trained["head"]["b"]},
+    }
+    there = task._replace(init=lambda key: Model(start)), data
+    recipe = negative_curvature(optax.sgd(rate), threshold=0.3, probes=40.0)
+    params, losses, server = train(recipe, there, NEGATIVE)
+    on, stayed, _ = train(fedsgd(optax.sgd(rate)), there, NEGATIVE)
     assert int(server.leaps) >= 1
-    assert np.ptp(np.asarray(params["hidden"]["w"]), axis=1).max() > 0.1
-    assert losses[-1] < on[-1] - 5e-3
-    assert abs(on[-1] - plain[-1]) < 5e-3
+    assert _spread(params) > 0.1
+    assert _spread(on) < 1e-12
+    assert losses[-1] < stayed[-1] - 5e-3
+
+
+def _spread(params):
+    """The largest difference between hidden units."""
+    return np.ptp(np.asarray(params["hidden"]["w"]), axis=1).max()
+
+
+def _alike(leaf, axis):
+    return jnp.broadcast_to(jnp.mean(leaf, axis=axis, keepdims=True), leaf.shape)
 
 
 def test_perturbed_descent_leaves_when_the_closed_form_says(x64):
