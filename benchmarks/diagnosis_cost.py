@@ -4,7 +4,8 @@
         [--devices D] [--every 10]
 
 In one process, all compiled, one block after the other in turn: the plain round loop; with the
-verdict's watch; with the drift panel and its noise probe every 10th round; and in every round.
+verdict's watch; with the drift panel every 10th round, and in every round; and both again with the
+noise probe (`diagnosis.noise_scale`, off by default).
 Ratio: the median over the pairs, each with the plain block of its own turn. Beside it stands
 what the operations alone predict: gradients of the probe, and reads and writes of P floats.
 
@@ -26,7 +27,9 @@ import records
 from ours_worker import params_of, shards_of, start_backend, task_of
 from workloads import WORKLOADS, Workload, flat
 
-BARS = {"verdict": 1.01, "drift_every_10": 1.05, "drift_every_1": 1.20}
+BARS = {"verdict": 1.01}
+BARS |= dict.fromkeys(("drift_every_10", "drift_every_10_with_noise"), 1.05)
+BARS |= dict.fromkeys(("drift_every_1", "drift_every_1_with_noise"), 1.20)
 PROBE_CLIENTS, PROBE_BATCH, SPACING = 4, 10, 5
 
 
@@ -42,7 +45,9 @@ class Bench:
     params: Any
     chunk: int
 
-    def side(self, *, verdict: bool = False, every: int = 0) -> Callable[[int], float]:
+    def side(
+        self, *, verdict: bool = False, every: int = 0, noise: bool = False
+    ) -> Callable[[int], float]:
         """`(rounds) -> seconds a round` of one program, compiled and warm."""
         import jax
         import jax.numpy as jnp
@@ -71,7 +76,7 @@ class Bench:
                 self.plan,
                 self.mesh,
                 every=every,
-                clients=PROBE_CLIENTS,
+                clients=PROBE_CLIENTS * noise,
                 batch_size=PROBE_BATCH,
                 weighting="uniform",
             )
@@ -112,7 +117,7 @@ def build(workload: Workload, devices: int | None, chunk: int) -> Bench:
     return Bench(workload, task_of(workload), plan, mesh, shards, params_of(workload), chunk)
 
 
-def predicted(workload: Workload, every: int) -> float:
+def predicted(workload: Workload, every: int, noise: bool) -> float:
     """Ratio by counting passes over P numbers, the only cost that grows with the model.
 
     A local step reads or writes P some 5 times, and its products are taken to last as long
@@ -122,7 +127,7 @@ def predicted(workload: Workload, every: int) -> float:
     """
     steps = workload.steps / workload.cohort
     a_client = 2 * 5 * steps + 3
-    probe = 2 * 5 * 2 * PROBE_CLIENTS / workload.cohort
+    probe = 2 * 5 * 2 * PROBE_CLIENTS * noise / workload.cohort
     return 1 + (5 / every + probe / max(every, SPACING)) / a_client
 
 
@@ -142,9 +147,10 @@ def main() -> None:
     sides = {
         "plain": bench.side(),
         "verdict": bench.side(verdict=True),
-        f"drift_every_{asked.every}": bench.side(every=asked.every),
-        "drift_every_1": bench.side(every=1),
     }
+    for every in (asked.every, 1):
+        sides[f"drift_every_{every}"] = bench.side(every=every)
+        sides[f"drift_every_{every}_with_noise"] = bench.side(every=every, noise=True)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(asked.pairs):
         for name, side in sides.items():
@@ -152,12 +158,14 @@ def main() -> None:
     rows = []
     for name in [n for n in sides if n != "plain"]:
         ratios = [a / b for a, b in zip(times[name], times["plain"], strict=True)]
-        every = int(name.rpartition("_")[2]) if name.startswith("drift") else 0
+        noise = name.endswith("_with_noise")
+        stem = name.removesuffix("_with_noise")
+        every = int(stem.rpartition("_")[2]) if name.startswith("drift") else 0
         row = {
             "workload": asked.workload,
             "what": name,
             "ratio": round(statistics.median(ratios), 4),
-            "predicted": round(predicted(bench.workload, every), 4) if every else 1.0,
+            "predicted": round(predicted(bench.workload, every, noise), 4) if every else 1.0,
             "bar": BARS.get(name),
             "ratios": [round(r, 4) for r in ratios],
             "ratio_of_least": round(min(times[name]) / min(times["plain"]), 4),
@@ -172,7 +180,7 @@ def main() -> None:
         rows.append(row | machine.describe())
         kept = row["bar"] is None or row["ratio"] < row["bar"]
         print(
-            f"{name:16s} predicted {row['predicted']:.3f}  seen {row['ratio']:.4f} "
+            f"{name:25s} predicted {row['predicted']:.3f}  seen {row['ratio']:.4f} "
             f"(of the least {row['ratio_of_least']:.4f})  bar {row['bar']}  "
             f"{'kept' if kept else 'NOT KEPT'}  {row['ms_a_round']:.2f} ms a round"
         )
