@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _summary(out: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     """`summary.json`, or what can be said of a run that has not ended."""
-    path = out / files.SUMMARY
-    if path.is_file():
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError as error:
-            raise InputError("summary.json", str(path), f"is damaged: {error}") from error
+    found = files.read_summary(out)
+    if found is not None:
+        return found
     from fedjax_sim.experiment import config
     from fedjax_sim.experiment.summary import best_metrics, final_metrics
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -89,14 +88,8 @@ def stops(folder: Path) -> list[Stop]:
 
 def _final_round(folder: Path) -> int | None:
     """Rounds done in the final model, where the summary says so."""
-    path = folder / files.SUMMARY
-    if not path.is_file():
-        return None
-    try:
-        summary = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError("summary.json", str(path), f"is damaged: {error}") from error
-    return summary.get("good_rounds", summary.get("rounds"))
+    summary = files.read_summary(folder)
+    return None if summary is None else summary.get("good_rounds", summary.get("rounds"))
 
 
 def chosen(folder: Path, *, round_: int | None, every: bool) -> list[Stop]:

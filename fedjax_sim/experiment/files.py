@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from fedjax_sim.core.checks import InputError
 
@@ -41,6 +43,21 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_summary(out: Path) -> dict[str, Any] | None:
+    """A run's `summary.json`, or None where it has not ended.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = out / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError("summary.json", str(path), f"is damaged: {error}") from error
 
 
 def check_free(out: Path) -> None:

@@ -156,10 +156,8 @@ class Folder:
 
     def results(self) -> tuple[list[Record], dict[str, Any]]:
         """Records and summary of a finished run."""
-        try:
-            summary = json.loads((self.out / files.SUMMARY).read_bytes())
-        except ValueError as error:
-            raise InputError("summary.json", str(self.out), f"is damaged: {error}") from error
+        summary = files.read_summary(self.out)
+        assert summary is not None, "finished"
         return read_records(self.out / files.METRICS), summary
 
     def close(self) -> None:

@@ -77,13 +77,7 @@ def verdict_of(
 
 def _own_floor(folder: Path) -> float | None:
     """The floor in the verdict of a run's `summary.json`, or None."""
-    path = folder / files.SUMMARY
-    if not path.is_file():
-        return None
-    try:
-        summary = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError("summary.json", str(path), f"is damaged: {error}") from error
+    summary = files.read_summary(folder) or {}
     found = summary.get("verdict", {}).get("evidence", {}).get("floor")
     return float(found) if _is_number(found) else None
 
