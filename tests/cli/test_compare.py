@@ -26,6 +26,8 @@ name = "fedavg"
 learning_rate = 0.1
 epochs = 1
 batch_size = 50
+[diagnosis]
+drift_every = 0
 [run]
 rounds = 9
 cohort = 3

@@ -14,7 +14,7 @@ from fedjax_sim.algorithms import scaffold
 from fedjax_sim.data.federated import Federation, shards_from_index
 from fedjax_sim.experiment.run_result import Run
 from fedjax_sim.experiment.session import Session
-from fedjax_sim.experiment.settings import Settings
+from fedjax_sim.experiment.settings import Diagnosis, Settings
 from fedjax_sim.tasks.quadratic import quadratic
 
 DIM = 3
@@ -35,6 +35,7 @@ def federation(
 
 def settings(**changes: Any) -> Settings:
     base = {"rounds": 13, "cohort": 3, "chunk": 2, "checkpoint_every": 4, "eval_every": 3}
+    base |= {"diagnosis": Diagnosis(drift_every=0)}  # the panel takes long to compile
     return Settings(**(base | {"lanes": 1, "devices": 1, "stragglers": 0.3} | changes))
 
 

@@ -20,7 +20,7 @@ from fedjax_sim.experiment.compare import Comparison, compare
 from fedjax_sim.experiment.compare_groups import flat, label, unique
 from fedjax_sim.experiment.run_result import Run
 from fedjax_sim.experiment.session import Session
-from fedjax_sim.experiment.settings import Settings
+from fedjax_sim.experiment.settings import Diagnosis, Settings
 from fedjax_sim.experiment.sweep import sweep
 from fedjax_sim.tasks.quadratic import quadratic
 
@@ -52,7 +52,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     for rate in RATES:
         for seed in SEEDS:
             asked = Settings(
-                rounds=30, cohort=3, seed=seed, chunk=10, lanes=1, devices=1, checkpoint_every=0
+                rounds=30,
+                cohort=3,
+                seed=seed,
+                chunk=10,
+                lanes=1,
+                devices=1,
+                checkpoint_every=0,
+                diagnosis=Diagnosis(drift_every=0),
             )
             out = root / f"rate-{rate}" / f"seed-{seed}"
             session = Session(recipe(rate), quadratic(DIM), federation(), asked, out=out)

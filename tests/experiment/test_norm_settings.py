@@ -20,6 +20,7 @@ from fedjax_sim.experiment.api import run
 from fedjax_sim.experiment.build import build, task_from_config
 from fedjax_sim.experiment.optimizers import maker
 from fedjax_sim.experiment.sections import BatchNorm, Client, Schedule, Server
+from fedjax_sim.experiment.settings import UNWATCHED
 from fedjax_sim.tasks import norms
 from fedjax_sim.transforms.schedule import scale_by_round
 
@@ -46,6 +47,7 @@ def trained(pairs: dict[str, Any], recipe: Any = None) -> Any:
         **{n: getattr(built.settings, n) for n in ("rounds", "cohort", "lanes", "devices")},
         eval_every=4,
         chunk=4,
+        diagnosis=UNWATCHED,
     )
     return made.model
 

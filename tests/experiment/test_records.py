@@ -13,11 +13,13 @@ from experiment import little
 
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment.records import RecordFile, chunk_records, flags_of, read_records
+from fedjax_sim.experiment.settings import Diagnosis
 
 
 def test_a_run_directory_holds_what_its_readers_rely_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run = little.session(out, federation=little.federation(client_test=True)).run()
+    watched = little.federation(client_test=True)
+    run = little.session(out, federation=watched, diagnosis=Diagnosis()).run()
     lines = (out / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert records == run.records
