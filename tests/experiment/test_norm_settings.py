@@ -98,7 +98,13 @@ REACHED = {
 }
 
 
-@pytest.mark.parametrize("name", REACHED)
+def some(names: Any, quick: str) -> list[Any]:
+    """All names, those that are not in `quick` marked slow: each compiles two programs."""
+    marks = pytest.mark.slow
+    return [n if n in quick else pytest.param(n, marks=marks) for n in names]
+
+
+@pytest.mark.parametrize("name", some(REACHED, "schedules at both"))
 def test_a_file_reaches_every_optimizer_of_client_and_server(name: str) -> None:
     pairs, by_hand = REACHED[name]
     got, wanted = trained(pairs), trained(pairs, by_hand())
@@ -149,7 +155,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", some(POLICIES, "local"))
 def test_a_policy_of_the_file_is_the_policy_of_the_library(name: str) -> None:
     pairs = {"model.norm": "batch", "client.batch_norm": {"name": name, **POLICIES[name]}}
     by_hand = batch_norm(fedavg(optax.sgd(0.1), **LOCAL), name, rounds=4, **POLICIES[name])
