@@ -8,8 +8,8 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def test_the_library_example_trains():
-    (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def test_the_library_examples_train():
+    source, policy = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     space = {}
     exec(compile(source, "README.md", "exec"), space)
     run, fed = space["run"], space["fed"]
@@ -18,3 +18,8 @@ def test_the_library_example_trains():
     np.testing.assert_allclose(run.records[-1]["test_accuracy"], accuracy, atol=1e-6)
     assert accuracy >= 0.9
     assert [r["round"] for r in run.records] == list(range(1, 101))
+    exec(compile(policy, "README.md", "exec"), space)
+    again = space["run"]
+    assert again is not run and again.status in ("done", "stopped")
+    assert again.summary["verdict"]["name"] in ("converged", "converging")
+    assert again.status == "stopped" or len(again.records) == 200

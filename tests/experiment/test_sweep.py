@@ -72,7 +72,9 @@ def assert_equal_to_single(result: Any, run: int, rtol: float) -> None:
         np.testing.assert_allclose(got, wanted, rtol=allowed, err_msg=f"{run} {name}")
     if alone.status == "done":
         assert {n for n in result.curves if np.isfinite(result.curves[n][run]).any()} >= {
-            n for n in alone.records[-1] if n not in ("round", "wall_time_s")
+            n
+            for n in alone.records[-1]
+            if n not in ("round", "wall_time_s", "step_norm", "step_cosine")
         }
         for name, best in alone.summary["best"].items():
             if f"best_{name}" in record and not name.endswith(PERCENTILES):
