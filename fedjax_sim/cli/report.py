@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _summary(out: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     """`summary.json`, or what can be said of a run that has not ended."""
-    found = files.read_summary(out)
+    found = files.read_json(out / files.SUMMARY)
     if found is not None:
         return found
     from fedjax_sim.experiment import config

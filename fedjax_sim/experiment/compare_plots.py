@@ -12,6 +12,7 @@ from fedjax_sim.diagnostics.compare import Contestant
 from fedjax_sim.diagnostics.paired import BETTER, WORSE
 from fedjax_sim.diagnostics.targets import DIVERGED
 from fedjax_sim.experiment.compare_table import shorter, shown_metric
+from fedjax_sim.experiment.palette import BLUE, GREEN, GREY, GRID, INK, ORANGE, PURPLE, RED
 from fedjax_sim.experiment.report import measure
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 
     from fedjax_sim.experiment.compare import Comparison
 
-_INK, _GREY, _GRID = "#2b2d42", "#6c7086", "#e6e8ef"
-_BLUE, _GREEN, _ORANGE, _PURPLE, _RED = "#2f6db3", "#3d9a50", "#e08214", "#8d5fb8", "#c4423f"
-_HUES = (_BLUE, _ORANGE, _GREEN, _PURPLE, _RED)
+_HUES = (BLUE, ORANGE, GREEN, PURPLE, RED)
 _MOST, _LONGEST_TITLE = 9, 90
 _LOG_RANGE = 50.0
 _HEAD_IN = 0.6
@@ -98,13 +97,13 @@ def _curves_panel(ax: Axes, c: Comparison, colors: Mapping[str, Any]) -> None:
         label = short[contestant.name]
         ax.plot(at, mean, color=color, lw=1.8, marker=marker, ms=4, label=label)
         means.append(mean)
-    ax.axhline(c.target.value, color=_GREY, lw=1.1, ls=(0, (4, 3)), zorder=1)
+    ax.axhline(c.target.value, color=GREY, lw=1.1, ls=(0, (4, 3)), zorder=1)
     _dress(ax, shown_metric(c.metric))
     _value_axis(ax, c, means)
-    ax.grid(color=_GRID, lw=0.8)
+    ax.grid(color=GRID, lw=0.8)
     if "accuracy" in c.metric:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.set_xlabel("round", color=_GREY, fontsize=9)
+    ax.set_xlabel("round", color=GREY, fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     words = f"target {measure(c.metric, c.target.value)}"
     side = {"ha": "left", "x": 0.012} if c.sign > 0 else {"ha": "right", "x": 0.988}
@@ -115,12 +114,12 @@ def _curves_panel(ax: Axes, c: Comparison, colors: Mapping[str, Any]) -> None:
         xytext=(0, 3),
         textcoords="offset points",
         ha=str(side["ha"]),
-        color=_GREY,
+        color=GREY,
         fontsize=8,
         bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
     )
     where = "lower right" if c.sign > 0 else "upper right"
-    ax.legend(fontsize=8.5, frameon=False, labelcolor=_INK, loc=where, handlelength=1.4)
+    ax.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc=where, handlelength=1.4)
 
 
 def _curves(contestant: Contestant) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +164,7 @@ def _effect_panel(
     for y, e in enumerate(found):
         _dot(ax, e, y, colors[e["contestant"]])
         if y:
-            tone = {BETTER: _GREEN, WORSE: _RED}.get(e["word"], _GREY)
+            tone = {BETTER: GREEN, WORSE: RED}.get(e["word"], GREY)
             ax.text(
                 1.02,
                 y,
@@ -181,7 +180,7 @@ def _effect_panel(
     labels = [short[e["contestant"]] for e in found] if named else [""] * len(found)
     ax.set_yticks(range(len(found)), labels)
     _dress(ax, f"{effect}: {title}", f"{wish} is better")
-    ax.grid(axis="x", color=_GRID, lw=0.8)
+    ax.grid(axis="x", color=GRID, lw=0.8)
     _amount_axis(ax, c, name, found)
     for tick, e in zip(ax.get_yticklabels(), found, strict=True):
         tick.set_color(colors[e["contestant"]])
@@ -191,7 +190,7 @@ def _effect_panel(
 def _dot(ax: Axes, e: Mapping[str, Any], y: float, color: Any) -> None:
     value, low, high = e["value"], e["low"], e["high"]
     if value is None:
-        ax.text(0.5, y, "not known", transform=ax.get_yaxis_transform(), color=_GREY, fontsize=8)
+        ax.text(0.5, y, "not known", transform=ax.get_yaxis_transform(), color=GREY, fontsize=8)
         return
     if low is not None and high is not None:
         ax.plot([low, high], [y, y], color=color, lw=2.2, alpha=0.55, solid_capstyle="round")
@@ -234,14 +233,14 @@ def _amount_axis(ax: Axes, c: Comparison, name: str, found: Sequence[Mapping[str
 
 
 def _dress(ax: Axes, title: str, wish: str = "") -> None:
-    ax.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
+    ax.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
     if wish:
-        ax.set_xlabel(wish, color=_GREY, fontsize=8, loc="left")
+        ax.set_xlabel(wish, color=GREY, fontsize=8, loc="left")
     ax.set_axisbelow(True)
-    ax.tick_params(which="both", colors=_GREY, labelsize=9, length=0)
+    ax.tick_params(which="both", colors=GREY, labelsize=9, length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(_GRID)
+    ax.spines["bottom"].set_color(GRID)
 
 
 def _title(figure: Figure, c: Comparison, shown: int) -> None:
@@ -261,6 +260,6 @@ def _title(figure: Figure, c: Comparison, shown: int) -> None:
     if len(main) > _LONGEST_TITLE:
         main = f"{len(others)} others against {base}"
     top = 1 - 0.1 / figure.get_size_inches()[1]
-    figure.suptitle(main, x=0.012, y=top, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    figure.suptitle(main, x=0.012, y=top, ha="left", fontsize=13, fontweight="bold", color=INK)
     below = 1 - (_HEAD_IN - 0.08) / figure.get_size_inches()[1]
-    figure.text(0.012, below, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)
+    figure.text(0.012, below, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=GREY)

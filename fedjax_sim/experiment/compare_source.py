@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import numbers
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -140,7 +139,7 @@ def of_folder(out: Path) -> Source:
     records = read_records(out / files.METRICS)
     if not records:
         raise InputError("folder", str(out), "holds no round yet; go on with fedjax-sim resume")
-    config, summary = _toml(out / files.CONFIG), json_table(out / files.SUMMARY)
+    config, summary = _toml(out / files.CONFIG), files.read_json(out / files.SUMMARY) or {}
     run = config.get("run", {})
     planned, seed = run.get("rounds", len(records)), summary.get("seed", run.get("seed", 0))
     if summary:
@@ -164,14 +163,3 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(path.name, str(path), f"is damaged: {error}") from error
-
-
-def json_table(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file."""
-    try:
-        found = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(path.name, str(path), f"is damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(path.name, str(path), "is damaged: it is no JSON object")
-    return found

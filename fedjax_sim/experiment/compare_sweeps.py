@@ -12,13 +12,13 @@ import numpy as np
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment import files
 from fedjax_sim.experiment.compare_groups import Named, label
-from fedjax_sim.experiment.compare_source import Source, ending, json_table
+from fedjax_sim.experiment.compare_source import Source, ending
 from fedjax_sim.experiment.sweep_folder import CURVES, PARTS, RUNS, merged, read_sweep
 
 
 def sweep_folder(out: Path, name: str) -> tuple[list[Named], list[str]]:
     """The settings of a sweep, also of one that was cut off."""
-    toml, summary = read_sweep(out), json_table(out / files.SUMMARY)
+    toml, summary = read_sweep(out), files.read_json(out / files.SUMMARY) or {}
     raw = (out / RUNS).read_bytes() if (out / RUNS).is_file() else b""
     try:
         lines = raw[: raw.rfind(b"\n") + 1].splitlines()

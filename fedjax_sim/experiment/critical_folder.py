@@ -88,7 +88,7 @@ def stops(folder: Path) -> list[Stop]:
 
 def _final_round(folder: Path) -> int | None:
     """Rounds done in the final model, where the summary says so."""
-    summary = files.read_summary(folder)
+    summary = files.read_json(folder / files.SUMMARY)
     return None if summary is None else summary.get("good_rounds", summary.get("rounds"))
 
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedjax_sim.experiment.palette import BLUE, GREEN, GREY, GRID, INK, ORANGE, RED
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _GREY, _GRID = "#2b2d42", "#6c7086", "#e6e8ef"
-_BLUE, _GREEN, _ORANGE, _RED = "#2f6db3", "#3d9a50", "#e08214", "#c0392b"
 _KINDS = {
-    "not stationary": _BLUE,
-    "local minimum": _GREEN,
-    "saddle": _RED,
-    "flat": _ORANGE,
+    "not stationary": BLUE,
+    "local minimum": GREEN,
+    "saddle": RED,
+    "flat": ORANGE,
 }
 _BINS_A_DECADE = 4
 
@@ -68,7 +68,7 @@ def _head(figure: Figure, last: Facts, title: str, height: float) -> None:
     shown = f"degenerate {kind}" if last["degenerate"] and kind == "saddle" else kind
     first, second = 1 - 0.24 / height, 1 - 0.5 / height
     figure.text(
-        0.012, first, f"{title}, {last['name']}", fontsize=13, fontweight="bold", color=_INK,
+        0.012, first, f"{title}, {last['name']}", fontsize=13, fontweight="bold", color=INK,
         va="center",
     )  # fmt: skip
     figure.text(
@@ -82,7 +82,7 @@ def _head(figure: Figure, last: Facts, title: str, height: float) -> None:
         f"eigenvalues {last['low']['value']:.3g} to {last['high']['value']:.3g}",
     ]
     words = "  \u00b7  ".join(facts)
-    figure.text(0.012, second, words, fontsize=9, color=_GREY, va="center")
+    figure.text(0.012, second, words, fontsize=9, color=GREY, va="center")
 
 
 def _spectrum(ax: Axes, point: Facts) -> None:
@@ -97,26 +97,26 @@ def _spectrum(ax: Axes, point: Facts) -> None:
     least = min(0.5, float(np.min(heights[heights > 0])) / 2)
     left, right = edges[:-1], edges[1:]
     below, above = right <= -inner * 0.999, left >= inner * 0.999
-    colors = np.where(below, _RED, np.where(above, _BLUE, _GREY))
+    colors = np.where(below, RED, np.where(above, BLUE, GREY))
     ax.set_xscale("symlog", linthresh=inner, linscale=0.5)
     ax.set_yscale("log")
     ax.bar(left, heights, right - left, align="edge", color=list(colors), lw=0)
     ax.set_ylim(least, 6 * float(np.max(heights)))
     ax.set_xlim(1.3 * edges[0], 1.3 * edges[-1])
-    for end, color in (("low", _RED), ("high", _BLUE)):
+    for end, color in (("low", RED), ("high", BLUE)):
         value = point[end]["value"]
         if abs(value) > inner:
             ax.axvline(value, color=color, lw=1, ls=":")
     how = "exact" if found["exact"] else "estimated by quadrature"
-    ax.set_xlabel("eigenvalue", color=_GREY, fontsize=9)
-    ax.set_ylabel(f"how many ({how})", color=_GREY, fontsize=9)
+    ax.set_xlabel("eigenvalue", color=GREY, fontsize=9)
+    ax.set_ylabel(f"how many ({how})", color=GREY, fontsize=9)
     _sparse_ticks(ax, inner, size)
     notes = [
-        (f"{point['negative']:,} negative", _RED, 0.02, "left"),
-        (f"{point['flat']:,} {'flat' if found['exact'] else 'near zero'}", _GREY, 0.5, "center"),
+        (f"{point['negative']:,} negative", RED, 0.02, "left"),
+        (f"{point['flat']:,} {'flat' if found['exact'] else 'near zero'}", GREY, 0.5, "center"),
     ]
     rest = point["parameters"] - point["negative"] - point["flat"]
-    notes.append((f"{max(rest, 0):,} positive", _BLUE, 0.98, "right"))
+    notes.append((f"{max(rest, 0):,} positive", BLUE, 0.98, "right"))
     for words, color, at, side in notes:
         ax.text(
             at, 0.97, words, transform=ax.transAxes, color=color, ha=side, va="top", fontsize=9,
@@ -172,27 +172,27 @@ def _walk(ax: Axes, point: Facts) -> None:
     room = max(float(np.ptp(good)) if len(good) else 0.0, 1e-300)
     if not (point["kind"] == "saddle" and point["degenerate"]):
         seen = np.where(np.abs(model) <= 3 * room, model, np.nan)
-        ax.plot(fine, seen, color=_GREY, lw=1.2, ls="--", label="quadratic model")
-    ax.plot(distances, changes, color=_INK, lw=1.9, label="the loss itself")
+        ax.plot(fine, seen, color=GREY, lw=1.2, ls="--", label="quadratic model")
+    ax.plot(distances, changes, color=INK, lw=1.9, label="the loss itself")
     ax.plot(0, 0, "o", color=_KINDS[point["kind"]], ms=7, zorder=5)
     if way["verified"] > 0 and point["kind"] in ("saddle", "not stationary"):
-        ax.plot(way["step"], -way["verified"], "v", color=_GREEN, ms=7, zorder=5)
+        ax.plot(way["step"], -way["verified"], "v", color=GREEN, ms=7, zorder=5)
         ax.annotate(
             f"{-way['verified']:.2g}",
             (way["step"], -way["verified"]),
             xytext=(0, -14),
             textcoords="offset points",
             ha="center",
-            color=_GREEN,
+            color=GREEN,
             fontsize=9,
             fontweight="bold",
         )
     low, high = (np.min(good), np.max(good)) if len(good) else (0.0, 1.0)
     ax.set_ylim(low - 0.18 * room, high + 0.12 * room)
-    ax.axhline(0, color=_GRID, lw=1)
-    ax.set_xlabel("distance from the model", color=_GREY, fontsize=9)
-    ax.set_ylabel("change of the loss", color=_GREY, fontsize=9)
-    ax.legend(frameon=False, fontsize=8, labelcolor=_GREY, loc="best")
+    ax.axhline(0, color=GRID, lw=1)
+    ax.set_xlabel("distance from the model", color=GREY, fontsize=9)
+    ax.set_ylabel("change of the loss", color=GREY, fontsize=9)
+    ax.legend(frameon=False, fontsize=8, labelcolor=GREY, loc="best")
 
 
 def _clients(ax: Axes, point: Facts) -> None:
@@ -206,16 +206,14 @@ def _clients(ax: Axes, point: Facts) -> None:
         color = _KINDS[rows["kinds"][i]]
         ax.plot([low[i], high[i]], [height, height], color=color, lw=2, solid_capstyle="round")
         ax.plot([low[i], high[i]], [height, height], "o", color=color, ms=4)
-    for end, color in (("low", _RED), ("high", _BLUE)):
+    for end, color in (("low", RED), ("high", BLUE)):
         ax.axvline(point[end]["value"], color=color, lw=1, ls=":")
-    ax.axvline(0, color=_GREY, lw=0.8)
+    ax.axvline(0, color=GREY, lw=0.8)
     few = len(order) <= 20
     ax.set_yticks(range(len(order)) if few else [])
     ax.set_yticklabels([str(rows["ids"][i]) for i in order] if few else [])
-    ax.set_ylabel("client", color=_GREY, fontsize=9)
-    ax.set_xlabel(
-        "lowest to highest eigenvalue (dotted: the federation's)", color=_GREY, fontsize=9
-    )
+    ax.set_ylabel("client", color=GREY, fontsize=9)
+    ax.set_xlabel("lowest to highest eigenvalue (dotted: the federation's)", color=GREY, fontsize=9)
     _sparse_ticks(ax, inner, float(np.max(np.abs([low, high, [1.01 * inner] * len(low)]))))
     seen = [kind for kind in _KINDS if kind in rows["kinds"]]
     for place, kind in enumerate(reversed(seen)):
@@ -234,10 +232,10 @@ def _course(ax: Axes, points: Sequence[Facts]) -> None:
     known = all(r is not None for r in at)
     rounds = np.array(at if known else range(len(points)), float)
     lines = (
-        ("highest eigenvalue", [p["high"]["value"] for p in points], _BLUE),
-        ("- lowest eigenvalue", [-p["low"]["value"] for p in points], _RED),
-        ("gradient", [p["gradient_norm"] for p in points], _INK),
-        ("loss", [p["loss"] for p in points], _ORANGE),
+        ("highest eigenvalue", [p["high"]["value"] for p in points], BLUE),
+        ("- lowest eigenvalue", [-p["low"]["value"] for p in points], RED),
+        ("gradient", [p["gradient_norm"] for p in points], INK),
+        ("loss", [p["loss"] for p in points], ORANGE),
     )
     for label, values, color in lines:
         positive = np.where(np.array(values) > 0, values, np.nan)
@@ -252,16 +250,16 @@ def _course(ax: Axes, points: Sequence[Facts]) -> None:
     ax.set_ylim(low * (low / high) ** 0.06, high)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ax.set_xlabel(
-        "round (squares: what kind of point it was)" if known else "model", color=_GREY, fontsize=9
+        "round (squares: what kind of point it was)" if known else "model", color=GREY, fontsize=9
     )
-    ax.legend(frameon=False, fontsize=8, labelcolor=_GREY)
+    ax.legend(frameon=False, fontsize=8, labelcolor=GREY)
 
 
 def _dress(ax: Axes, title: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
-    ax.grid(color=_GRID, lw=0.8)
+    ax.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
+    ax.grid(color=GRID, lw=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(which="both", colors=_GREY, labelsize=8.5, length=0)
+    ax.tick_params(which="both", colors=GREY, labelsize=8.5, length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(_GRID)
+    ax.spines["bottom"].set_color(GRID)

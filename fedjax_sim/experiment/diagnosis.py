@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util  # TEMPORARY
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +21,6 @@ from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment.records import Record
 from fedjax_sim.experiment.settings import Settings
 
-_HAVE_DRIFT = importlib.util.find_spec("fedjax_sim.diagnostics.drift") is not None
-_HAVE_VERDICT = importlib.util.find_spec("fedjax_sim.experiment.verdict_file") is not None
 VERDICT, DRIFT = "verdict", "drift"
 _ASKED = 4  # clients of a cohort whose gradients the noise probe draws
 
@@ -88,10 +85,10 @@ def of_groups(state: RunState) -> list[dict[str, Any]]:
 
 def _of_sketches(series: Mapping[str, Sketch]) -> Verdict:
     low = float(np.min(series["train_loss"].low))
-    return verdict(series, floor=_floor(low))
+    return verdict(series, floor=floor_of(low))
 
 
-def _floor(lowest: float) -> float | None:
+def floor_of(lowest: float) -> float | None:
     """The floor of a loss that never was below `lowest`.
 
     One that never was below 0 is taken to be one that cannot be, as cross entropy and squared
@@ -107,7 +104,7 @@ def of_records(records: Sequence[Record], facts: Mapping[str, Any] | None = None
     losses = [r["train_loss"] for r in records if r.get("train_loss") is not None]
     if not losses:
         return {}
-    return verdict_of(records, floor=_floor(min(losses)), facts=facts).as_dict()
+    return verdict_of(records, floor=floor_of(min(losses)), facts=facts).as_dict()
 
 
 def facts_of(prepared: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -118,7 +115,7 @@ def facts_of(prepared: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, A
       records: its rounds, from which the local steps of a client are read.
 
     Returns:
-      `momentum`, `server_momentum`, `alpha`, `local_steps` where they are known, `full_cohort`.
+      `momentum`, `server_momentum`, `alpha`, `local_steps`, where they are known.
     """
     numbers, meta = prepared.hyper, prepared.federation.meta
     known = {
@@ -129,5 +126,4 @@ def facts_of(prepared: Any, records: Sequence[Mapping[str, Any]]) -> dict[str, A
     facts = {n: float(v) for n, v in known.items() if v is not None}
     steps = sum(r.get("client_steps", 0) for r in records)
     members = sum(r.get("cohort_present", 0) for r in records)
-    whole = {"full_cohort": prepared.settings.cohort == prepared.federation.n_clients}
-    return facts | whole | ({"local_steps": steps / members} if members else {})
+    return facts | ({"local_steps": steps / members} if members else {})

@@ -10,6 +10,7 @@ import numpy as np
 from fedjax_sim.diagnostics.drift_reading import read_drift
 from fedjax_sim.diagnostics.drift_statistics import CAP
 from fedjax_sim.experiment import plots
+from fedjax_sim.experiment.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from fedjax_sim.experiment.plots import Series
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 # The run's picture and this one share their look; its helpers are of this room, not public.
 # pyright: reportPrivateUsage=false
 
-_INK, _GREY = plots._INK, plots._GREY
-_BLUE, _GREEN, _ORANGE = plots._BLUE, plots._GREEN, plots._ORANGE
-_PURPLE = "#8d5fb8"
 _NOISY_FROM = plots._SMOOTH_FROM
 
 Records = Sequence[Mapping[str, Any]]
@@ -84,9 +82,9 @@ def _drawn(
 
 def _direction(records: Records, ax: Axes | None) -> bool:
     series = plots._present(
-        _series(records, "drift_cosine", "two clients", _BLUE),
-        _series(records, "drift_alignment", "client, server", _ORANGE),
-        _series(records, "drift_per_group_cosine", "two of a group", _GREEN),
+        _series(records, "drift_cosine", "two clients", BLUE),
+        _series(records, "drift_alignment", "client, server", ORANGE),
+        _series(records, "drift_per_group_cosine", "two of a group", GREEN),
     )
     if ax is None or not series:
         return bool(series)
@@ -99,7 +97,7 @@ def _direction(records: Records, ax: Axes | None) -> bool:
 
 def _dispersion(records: Records, ax: Axes | None) -> bool:
     series = plots._present(
-        _series(records, "drift_dispersion_relative", "dispersion", _BLUE),
+        _series(records, "drift_dispersion_relative", "dispersion", BLUE),
     )
     if ax is None or not series:
         return bool(series)
@@ -111,7 +109,7 @@ def _dispersion(records: Records, ax: Axes | None) -> bool:
 
 def _diversity(records: Records, ax: Axes | None) -> bool:
     series = plots._present(
-        _series(records, "drift_diversity", "diversity", _PURPLE),
+        _series(records, "drift_diversity", "diversity", PURPLE),
     )
     if ax is None or not series:
         return bool(series)
@@ -124,8 +122,8 @@ def _diversity(records: Records, ax: Axes | None) -> bool:
 
 def _noise(records: Records, ax: Axes | None) -> bool:
     series = plots._present(
-        _uncapped(_series(records, "drift_noise_scale", "local batch", _GREEN)),
-        _uncapped(_series(records, "drift_cohort_size", "cohort", _BLUE)),
+        _uncapped(_series(records, "drift_noise_scale", "local batch", GREEN)),
+        _uncapped(_series(records, "drift_cohort_size", "cohort", BLUE)),
     )
     if ax is None or not series:
         return bool(series)
@@ -138,7 +136,7 @@ def _noise(records: Records, ax: Axes | None) -> bool:
 
 def _cohort(records: Records) -> float:
     """Clients of a typical reading."""
-    clients = plots._series(records, "drift_clients", "", _GREY).values
+    clients = plots._series(records, "drift_clients", "", GREY).values
     return float(np.nanmedian(clients)) if np.isfinite(clients).any() else 1.0
 
 
@@ -160,14 +158,14 @@ def _log(ax: Axes, series: Sequence[Series]) -> None:
 
 def _level(ax: Axes, value: float, words: str) -> None:
     """A dashed line with its meaning at the left end."""
-    ax.axhline(value, color=_GREY, lw=0.9, ls=(0, (4, 3)))
+    ax.axhline(value, color=GREY, lw=0.9, ls=(0, (4, 3)))
     ax.annotate(
         words,
         (0.01, value),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
-        color=_GREY,
+        color=GREY,
         fontsize=8,
         bbox={"facecolor": "white", "alpha": 0.7, "pad": 0.6, "lw": 0},
     )
@@ -183,7 +181,7 @@ def _title(figure: Figure, records: Records, summary: Mapping[str, Any]) -> None
     height = figure.get_figheight()
     main = f"Do clients agree?  {where}"
     figure.suptitle(
-        main, x=0.012, y=1 - 0.12 / height, ha="left", fontsize=13, fontweight="bold", color=_INK
+        main, x=0.012, y=1 - 0.12 / height, ha="left", fontsize=13, fontweight="bold", color=INK
     )
     line = f"{said}  \u00b7  {count}"
-    figure.text(0.012, 1 - 0.62 / height, line, ha="left", fontsize=9, color=_GREY)
+    figure.text(0.012, 1 - 0.62 / height, line, ha="left", fontsize=9, color=GREY)

@@ -45,19 +45,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_summary(out: Path) -> dict[str, Any] | None:
-    """A run's `summary.json`, or None where it has not ended.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file such as `summary.json`, or None where there is no file.
 
     Raises:
       InputError: the file is damaged.
     """
-    path = out / SUMMARY
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError("summary.json", str(path), f"is damaged: {error}") from error
+        raise InputError(path.name, str(path), f"is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(path.name, str(path), "is damaged: it is no JSON object")
+    return found
 
 
 def check_free(out: Path) -> None:

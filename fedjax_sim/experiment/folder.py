@@ -156,7 +156,7 @@ class Folder:
 
     def results(self) -> tuple[list[Record], dict[str, Any]]:
         """Records and summary of a finished run."""
-        summary = files.read_summary(self.out)
+        summary = files.read_json(self.out / files.SUMMARY)
         assert summary is not None, "finished"
         return read_records(self.out / files.METRICS), summary
 

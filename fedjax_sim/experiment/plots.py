@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fedjax_sim.experiment.palette import BLUE, GREEN, GREY, GRID, INK, ORANGE, RED
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _GREY, _GRID = "#2b2d42", "#6c7086", "#e6e8ef"
-_BLUE, _GREEN, _ORANGE = "#2f6db3", "#3d9a50", "#e08214"
 _VERDICTS = {
-    "converged": _GREEN,
-    "converging": _BLUE,
-    "stagnating": _ORANGE,
-    "oscillating": _ORANGE,
-    "diverging": "#c0392b",
+    "converged": GREEN,
+    "converging": BLUE,
+    "stagnating": ORANGE,
+    "oscillating": ORANGE,
+    "diverging": RED,
 }
 _SMOOTH_FROM = 40
 _GAP = 0.075
@@ -60,13 +60,13 @@ def curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> 
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     accuracies = _present(
-        _series(records, "test_accuracy", "test", _BLUE),
-        _series(records, "client_accuracy_mean", "clients' mean", _GREEN),
+        _series(records, "test_accuracy", "test", BLUE),
+        _series(records, "client_accuracy_mean", "clients' mean", GREEN),
     )
     losses = _present(
-        _series(records, "test_loss", "test", _BLUE),
-        _series(records, "client_loss_mean", "clients' mean", _GREEN),
-        _series(records, "train_loss", "train", _ORANGE, noisy=True),
+        _series(records, "test_loss", "test", BLUE),
+        _series(records, "client_loss_mean", "clients' mean", GREEN),
+        _series(records, "train_loss", "train", ORANGE, noisy=True),
     )
     panels = [kind for kind, found in (("accuracy", accuracies), ("loss", losses)) if found]
     width = 6.0 + 4.8 * max(len(panels) - 1, 0)
@@ -102,11 +102,11 @@ def _accuracy_panel(
 ) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    low = _series(records, "client_accuracy_p10", "", _GREEN)
-    high = _series(records, "client_accuracy_p90", "", _GREEN)
+    low = _series(records, "client_accuracy_p10", "", GREEN)
+    high = _series(records, "client_accuracy_p90", "", GREEN)
     banded = len(low.rounds) > 1 and len(low.rounds) == len(high.rounds)
     if banded:
-        ax.fill_between(low.rounds, low.values, high.values, color=_GREEN, alpha=0.13, lw=0)
+        ax.fill_between(low.rounds, low.values, high.values, color=GREEN, alpha=0.13, lw=0)
     _lines(ax, series)
     least = min(np.nanmin(s.values) for s in series)
     if banded and np.isfinite(low.values).any():
@@ -118,7 +118,7 @@ def _accuracy_panel(
     _end_labels(ax, series, lambda v: f"{100 * v:.1f} %")
     if banded:
         words = "shaded: 10th to 90th percentile of clients"
-        ax.text(0.99, 0.03, words, transform=ax.transAxes, ha="right", color=_GREEN, fontsize=8)
+        ax.text(0.99, 0.03, words, transform=ax.transAxes, ha="right", color=GREEN, fontsize=8)
 
 
 def _loss_panel(ax: Axes, series: Sequence[Series]) -> None:
@@ -223,8 +223,8 @@ def _apart(heights: Sequence[float], gap: float = 2 * _GAP) -> list[float]:
 def _dress(ax: Axes, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
-    ax.set_xlabel("round", color=_GREY, fontsize=9)
+    ax.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
+    ax.set_xlabel("round", color=GREY, fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     rounds = np.concatenate([np.asarray(line.get_xdata(), float) for line in ax.lines])
     if rounds.min() < rounds.max():
@@ -232,18 +232,18 @@ def _dress(ax: Axes, title: str) -> None:
     else:
         ax.set_xlim(rounds.min() - 0.5, rounds.max() + 0.5)
         ax.set_xticks([int(rounds.min())])
-    ax.grid(color=_GRID, lw=0.8)
+    ax.grid(color=GRID, lw=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(which="both", colors=_GREY, labelsize=9, length=0)
+    ax.tick_params(which="both", colors=GREY, labelsize=9, length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(_GRID)
+    ax.spines["bottom"].set_color(GRID)
 
 
 def _empty_panel(ax: Axes) -> None:
     ax.set_axis_off()
     words = "no finite value was recorded"
-    ax.text(0.5, 0.5, words, ha="center", color=_GREY, transform=ax.transAxes)
+    ax.text(0.5, 0.5, words, ha="center", color=GREY, transform=ax.transAxes)
 
 
 def _title(figure: Figure, summary: Mapping[str, Any], rounds: int) -> None:
@@ -262,8 +262,8 @@ def _title(figure: Figure, summary: Mapping[str, Any], rounds: int) -> None:
         parts.append(str(summary["status"]))
     found = summary.get("verdict")
     if found:
-        color = _VERDICTS.get(found["name"], _GREY)
+        color = _VERDICTS.get(found["name"], GREY)
         words: dict[str, Any] = {"ha": "right", "fontsize": 10, "fontweight": "bold"}
         figure.text(0.988, 0.955, f"verdict: {found['name']}", color=color, **words)
-    figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    figure.text(0.012, 0.885, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)
+    figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.text(0.012, 0.885, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=GREY)

@@ -13,7 +13,7 @@ from fedjax_sim.experiment.direction import better
 STOPS = ("converged", "stagnating", "oscillating", "diverging")
 TROUBLE = ("diverging", "oscillating")
 GO_ON, STOP, CUT, RESTORE = "go_on", "stop", "cut", "restore"
-_SCORES = ("test_loss", "client_loss_mean", "test_accuracy", "client_accuracy_mean", "train_loss")
+_SCORES = ("test_loss", "client_loss_mean", "test_accuracy", "client_accuracy_mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def score_of(records: Sequence[Mapping[str, Any]]) -> float:
     loss of all `records`; infinite where nothing finite was measured.
     """
     last = records[-1]
-    for name in _SCORES[:-1]:
+    for name in _SCORES:
         value = last.get(name)
         if value is not None and math.isfinite(value):
             return -better(name) * value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedjax_sim.experiment.palette import BLUE, GREY, GRID, INK, ORANGE
 from fedjax_sim.experiment.summary import better
 from fedjax_sim.experiment.sweep_records import DONE, best_row
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from fedjax_sim.experiment.sweep_result import Sweep
 
-_INK, _GREY, _GRID = "#2b2d42", "#6c7086", "#e6e8ef"
-_BLUE, _ORANGE = "#2f6db3", "#e08214"
 _MOST_CURVES = 9
 _LOG_RANGE = 5.0
 Rows = Sequence[Mapping[str, Any]]
@@ -50,7 +49,7 @@ def _colors(n: int) -> list[Any]:
     from matplotlib import colormaps
 
     if n == 1:
-        return [_BLUE]
+        return [BLUE]
     return [colormaps["viridis"](0.92 * i / (n - 1)) for i in range(n)]
 
 
@@ -73,11 +72,11 @@ def _curves_panel(ax: Axes, sweep: Sweep, rows: Rows, metric: str) -> None:
         ax.plot(at + 1, mean, color=color, lw=1.8, marker=marker, ms=4, label=label)
     words = metric.replace("_", " ") + (", the best settings" if len(shown) < len(rows) else "")
     _dress(ax, words, metric)
-    ax.set_xlabel("round", color=_GREY, fontsize=9)
+    ax.set_xlabel("round", color=GREY, fontsize=9)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if ax.lines and (len(rows) > 1 or sweep.varied):
         where = "lower right" if better(metric) > 0 else "upper right"
-        ax.legend(fontsize=8, frameon=False, labelcolor=_INK, loc=where, handlelength=1.4)
+        ax.legend(fontsize=8, frameon=False, labelcolor=INK, loc=where, handlelength=1.4)
 
 
 def _chosen(rows: Rows, metric: str) -> list[int]:
@@ -110,26 +109,26 @@ def _values_panel(ax: Axes, sweep: Sweep, rows: Rows, metric: str) -> None:
         ax.scatter(x, mean, s=34, color=faces, edgecolors=[color] * len(x), zorder=4, lw=1.4)
     _mark_best(ax, rows, place, metric)
     _dress(ax, f"final {metric.replace('_', ' ')}, mean and standard deviation", metric)
-    ax.set_xlabel(axis, color=_GREY, fontsize=9)
+    ax.set_xlabel(axis, color=GREY, fontsize=9)
     if ticks is None:
         _scale(ax, [float(row[axis]) for row in rows])
     else:
         ax.set_xticks(range(len(ticks)), ticks)
         ax.margins(x=0.12)
     if len(lines) > 1:
-        ax.legend(fontsize=8, frameon=False, labelcolor=_INK, loc="best")
+        ax.legend(fontsize=8, frameon=False, labelcolor=INK, loc="best")
     if any(row["diverged"] for row in rows):
         gone = [row for row in rows if row.get(f"final_{metric}_mean") is None]
         words = f"hollow: a run diverged; {len(gone)} not drawn: all did" if gone else ""
         words = words or "hollow: a run diverged"
-        ax.text(0.0, -0.19, words, transform=ax.transAxes, color=_GREY, fontsize=8)
+        ax.text(0.0, -0.19, words, transform=ax.transAxes, color=GREY, fontsize=8)
 
 
 def _mark_best(ax: Axes, rows: Rows, place: Sequence[float], metric: str) -> None:
     best = best_row(rows, metric)
     if best is not None:
         x, y = place[best], rows[best][f"final_{metric}_mean"]
-        ax.scatter([x], [y], s=150, facecolors="none", edgecolors=_ORANGE, lw=1.8, zorder=5)
+        ax.scatter([x], [y], s=150, facecolors="none", edgecolors=ORANGE, lw=1.8, zorder=5)
         words = "best" if better(metric) else "largest"
         ax.annotate(
             words,
@@ -138,7 +137,7 @@ def _mark_best(ax: Axes, rows: Rows, place: Sequence[float], metric: str) -> Non
             textcoords="offset points",
             ha="right",
             va="center",
-            color=_ORANGE,
+            color=ORANGE,
             fontsize=9,
             fontweight="bold",
         )
@@ -188,15 +187,15 @@ def _text(value: Any) -> str:
 def _dress(ax: Axes, title: str, metric: str) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    ax.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
+    ax.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
     if "accuracy" in metric:
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.grid(color=_GRID, lw=0.8)
+    ax.grid(color=GRID, lw=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(which="both", colors=_GREY, labelsize=9, length=0)
+    ax.tick_params(which="both", colors=GREY, labelsize=9, length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(_GRID)
+    ax.spines["bottom"].set_color(GRID)
 
 
 def _title(figure: Figure, sweep: Sweep) -> None:
@@ -209,5 +208,5 @@ def _title(figure: Figure, sweep: Sweep) -> None:
     if seeds > 1:
         parts.append("bands and bars: one standard deviation over seeds")
     main = f"{s['algorithm']} on {s['federation']}"
-    figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK)
-    figure.text(0.012, 0.895, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=_GREY)
+    figure.suptitle(main, x=0.012, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.text(0.012, 0.895, "  \u00b7  ".join(parts), ha="left", fontsize=9, color=GREY)

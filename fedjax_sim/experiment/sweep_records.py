@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_sim.diagnostics.verdict import verdict
+from fedjax_sim.experiment.diagnosis import floor_of
 from fedjax_sim.experiment.direction import better
 from fedjax_sim.experiment.records import EACH, HIDDEN, flags_of
 
@@ -84,8 +85,8 @@ def outcomes(curves: Curves, probes: Iterable[str], sound: np.ndarray) -> list[d
 
 def _verdict(losses: np.ndarray) -> str:
     """The name of the verdict on a run's training loss `[R]`."""
-    floor = 0.0 if np.isfinite(losses).any() and np.nanmin(losses) >= 0 else None
-    return verdict({"train_loss": losses}, floor=floor).name
+    seen = losses[np.isfinite(losses)]
+    return verdict({"train_loss": losses}, floor=floor_of(seen.min(initial=np.inf))).name
 
 
 def _or_none(value: float) -> float | None:

@@ -77,7 +77,7 @@ def verdict_of(
 
 def _own_floor(folder: Path) -> float | None:
     """The floor in the verdict of a run's `summary.json`, or None."""
-    summary = files.read_summary(folder) or {}
+    summary = files.read_json(folder / files.SUMMARY) or {}
     found = summary.get("verdict", {}).get("evidence", {}).get("floor")
     return float(found) if _is_number(found) else None
 

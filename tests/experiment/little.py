@@ -45,7 +45,7 @@ def recipe() -> Any:
 
 def session(out: Path | None = None, *, resume: bool = False, **changes: Any) -> Session:
     given = {"recipe": recipe(), "task": quadratic(DIM), "federation": federation()}
-    for name in (*given, "init", "config_text", "hyper"):
+    for name in (*given, "init", "config_text", "hyper", "groups"):
         if name in changes:
             given[name] = changes.pop(name)
     return Session(**given, settings=settings(**changes), out=out, resume=resume)
