@@ -35,6 +35,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
+# Rooms whose tests compare numbers within a tolerance: most of their time is XLA's, so their
+# programs are compiled with few optimizations. The engine's own tests see what a user runs.
+_QUICK = {"aggregation", "algorithms", "clients", "diagnostics", "sampling", "server", "tasks"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_optimizations(request: pytest.FixtureRequest) -> Iterator[None]:
+    name, before = (
+        "jax_disable_most_optimizations",
+        jax.config.read("jax_disable_most_optimizations"),
+    )
+    jax.config.update(name, request.path.parent.name in _QUICK or before)
+    yield
+    jax.config.update(name, before)
+
 
 @pytest.fixture
 def x64() -> Iterator[None]:

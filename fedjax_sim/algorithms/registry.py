@@ -27,6 +27,7 @@ class Param:
       above: every value is greater than this, or None.
       below: every value is less than this, or None.
       choices: the words that are accepted; a number otherwise.
+      whole: a whole number, which is static: another value compiles anew.
     """
 
     default: float | str
@@ -36,11 +37,12 @@ class Param:
     above: float | None = None
     below: float | None = None
     choices: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def type(self) -> type:
-        """`str` for a choice of words, `float` otherwise."""
-        return str if self.choices else float
+        """`str` for a choice of words, `int` for whole numbers, `float` otherwise."""
+        return str if self.choices else int if self.whole else float
 
     @property
     def range(self) -> str:
@@ -51,7 +53,7 @@ class Param:
         left += "" if self.low is not None else "-inf" if self.above is None else f"{self.above:g}"
         right = f"{self.high:g}]" if self.high is not None else None
         right = right or ("inf)" if self.below is None else f"{self.below:g})")
-        return f"{left}, {right}"
+        return f"{left}, {right}" + (" whole" if self.whole else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Entry:
       server: whether `[server]` may name an optimizer.
       schedule: whether the client's rate may follow the round.
       from_client: builder arguments that repeat a field of `[client]`.
+      from_data: builder arguments that are facts of the data: `{argument: key of its meta}`;
+        left at their defaults where the data do not know them.
     """
 
     builder: str
@@ -81,6 +85,7 @@ class Entry:
     server: bool = False
     schedule: bool = True
     from_client: dict[str, str] = dataclasses.field(default_factory=dict)
+    from_data: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import the builder."""

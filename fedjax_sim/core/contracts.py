@@ -96,12 +96,15 @@ class Sampler(NamedTuple):
       init: `(n_clients) -> sampler_state`.
       sample: `(key, sampler_state, round) -> (sampler_state, Cohort)`.
       observe: `(sampler_state, Cohort, Info) -> sampler_state`.
+      tell: `(sampler_state) -> {name: scalar}`, after `observe`: what joins the round's
+        records (virtual time, late clients), or None.
     """
 
     size: int
     init: Callable[..., Any]
     sample: Callable[..., Any]
     observe: Callable[..., Any]
+    tell: Callable[..., Any] | None = None
 
 
 class Algorithm(NamedTuple):

@@ -89,6 +89,8 @@ def run_round(
     rows = store.gather(state.rows, cohort.members)
     after, new_rows, info = algorithm.step(of_round, state.algorithm, rows, cohort, data)
     observed, watched = sampler.observe(sampled, cohort, info), state.watch
+    if sampler.tell is not None:
+        info = info._replace(scalars=info.scalars | sampler.tell(observed))
     before, then = _shared(algorithm, state.algorithm), _shared(algorithm, after)
     if watch is not None:
         moment = Moment(of_round, state.round, before, then, cohort, info, data)

@@ -59,7 +59,7 @@ def build(experiment: Experiment, data: Federation | None = None) -> Built:
     """
     data = federation(experiment) if data is None else data
     settings = _settings(experiment, data)
-    recipe = make_recipe(experiment)
+    recipe = make_recipe(experiment, data.meta)
     table = task_table(experiment, data)
     filled = {"task": table, "model": model_table(experiment, table)}
     model = make_model(experiment, filled["model"])
@@ -111,14 +111,20 @@ def _check(made: Federation) -> None:
             check_labels("data.central_test.y", y, made.n_classes)
 
 
-def make_recipe(experiment: Experiment) -> Recipe:
-    """The experiment's algorithm; every number of its sections is a traced leaf."""
+def make_recipe(experiment: Experiment, meta: dict[str, Any]) -> Recipe:
+    """The experiment's algorithm; every number of its sections but whole ones is a traced leaf.
+
+    Args:
+      experiment: validated.
+      meta: what the data know of themselves, for algorithms that ask for it.
+    """
     piece, client = experiment.pieces[ALGORITHM], experiment.client
     entry = piece.entry
     assert entry is not None
     builder = piece.make()
     values = experiment.params(ALGORITHM)
     values |= {name: getattr(client, theirs) for name, theirs in entry.from_client.items()}
+    values |= {n: meta[key] for n, key in entry.from_data.items() if key in meta}
     if entry.batches:
         values |= {name: getattr(client, name) for name in BATCH_FIELDS}
         values["batch_size"] = None if client.batch_size == "full" else client.batch_size

@@ -165,7 +165,7 @@ def _declared(entry: Entry) -> dict[str, tuple[Any, Any]]:
         else:
             bounds = {"ge": p.low, "le": p.high, "gt": p.above, "lt": p.below}
             given: dict[str, Any] = {k: v for k, v in bounds.items() if v is not None}
-            fields[name] = (float, Field(p.default, **given))
+            fields[name] = (p.type, Field(p.default, **given))
     return fields
 
 

@@ -107,7 +107,7 @@ def request(
     for values in grid(varied):
         over = config.merge(base, config.overrides_table(values))
         experiment = config.resolve(file, over)
-        hyper = {n: float(v) for n, v in make_recipe(experiment).hyper.items()}
+        hyper = {n: float(v) for n, v in make_recipe(experiment, {}).hyper.items()}
         points.append(Point(values, experiment, hyper))
     first = points[0].experiment.run.seed
     chosen = as_seeds(seeds if given else DEFAULT_SEEDS, first)
@@ -270,7 +270,7 @@ def _point(table: Table, values: dict[str, Any], head: Mapping[str, Any]) -> Poi
     devices = {"plan": {"devices": head["devices"]}} if "devices" in head else {}
     over = config.merge(config.overrides_table(values), devices)
     experiment = config.resolve(config.merge(table, over))
-    hyper = {n: float(v) for n, v in make_recipe(experiment).hyper.items()}
+    hyper = {n: float(v) for n, v in make_recipe(experiment, {}).hyper.items()}
     return Point(values, experiment, hyper)
 
 

@@ -21,7 +21,7 @@ def test_an_entry_is_its_builders_signature(name: str) -> None:
     parameters.pop("server", None)
     assert all((field in parameters) == entry.batches for field in BATCH_FIELDS)
     own = {n: p.default for n, p in parameters.items() if n not in BATCH_FIELDS}
-    for argument in entry.from_client:
+    for argument in (*entry.from_client, *entry.from_data):
         del own[argument]
     assert own == {n: p.default for n, p in entry.params.items()}
 

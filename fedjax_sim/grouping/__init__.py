@@ -1,0 +1,1 @@
+"""Who belongs together: similarities, clustering kernels, scores; pure functions of arrays."""

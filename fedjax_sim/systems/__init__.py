@@ -1,0 +1,1 @@
+"""What devices, networks and availability cost: a model of the fleet and a virtual clock."""
