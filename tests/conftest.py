@@ -37,7 +37,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # Rooms whose tests compare numbers within a tolerance: most of their time is XLA's, so their
 # programs are compiled with few optimizations. The engine's own tests see what a user runs.
-_QUICK = {"aggregation", "algorithms", "clients", "diagnostics", "sampling", "server", "tasks"}
+_QUICK = {"aggregation", "algorithms", "cli", "clients", "diagnostics", "docs", "grouping"} | {
+    "sampling",
+    "server",
+    "systems",
+    "tasks",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
