@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedjax_sim import algorithms, data, diagnostics, tasks, transforms
+    from fedjax_sim import algorithms, data, diagnostics, grouping, systems, tasks, transforms
     from fedjax_sim.core.checks import InputError
     from fedjax_sim.data import partition
     from fedjax_sim.data.batching import Batches
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from fedjax_sim.experiment.compare import compare
     from fedjax_sim.experiment.critical import probe_run as probe
     from fedjax_sim.experiment.explain import explain
+    from fedjax_sim.experiment.group import group
     from fedjax_sim.experiment.interrupt import Interrupted
     from fedjax_sim.experiment.model_io import load
     from fedjax_sim.experiment.policy import Policy
     from fedjax_sim.experiment.session import Session
     from fedjax_sim.experiment.settings import Diagnosis, Settings
     from fedjax_sim.experiment.sweep import sweep
+    from fedjax_sim.experiment.systems import Systems
     from fedjax_sim.experiment.verdict_file import verdict_of as verdict
     from fedjax_sim.tasks import models
 
@@ -36,8 +38,10 @@ _MODULES = {
     "algorithms": "fedjax_sim.algorithms",
     "data": "fedjax_sim.data",
     "diagnostics": "fedjax_sim.diagnostics",
+    "grouping": "fedjax_sim.grouping",
     "models": "fedjax_sim.tasks.models",
     "partition": "fedjax_sim.data.partition",
+    "systems": "fedjax_sim.systems",
     "tasks": "fedjax_sim.tasks",
     "transforms": "fedjax_sim.transforms",
 }
@@ -50,10 +54,12 @@ _NAMES = {
     "Policy": "fedjax_sim.experiment.policy",
     "Session": "fedjax_sim.experiment.session",
     "Settings": "fedjax_sim.experiment.settings",
+    "Systems": "fedjax_sim.experiment.systems",
     "compare": "fedjax_sim.experiment.compare",
     "compose": "fedjax_sim.engine.compose",
     "cores_as_devices": "fedjax_sim.engine.mesh",
     "explain": "fedjax_sim.experiment.explain",
+    "group": "fedjax_sim.experiment.group",
     "load": "fedjax_sim.experiment.model_io",
     "probe": "fedjax_sim.experiment.critical:probe_run",
     "recipe": "fedjax_sim.engine.compose",
@@ -72,6 +78,7 @@ __all__ = [
     "Policy",
     "Session",
     "Settings",
+    "Systems",
     "__version__",
     "algorithms",
     "compare",
@@ -80,6 +87,8 @@ __all__ = [
     "data",
     "diagnostics",
     "explain",
+    "group",
+    "grouping",
     "load",
     "models",
     "partition",
@@ -88,6 +97,7 @@ __all__ = [
     "resume",
     "run",
     "sweep",
+    "systems",
     "tasks",
     "transforms",
     "verdict",

@@ -116,3 +116,86 @@ NEGATIVE_CURVATURE = Paper(
     2018,
     "1611.00756",
 )
+QFFL = Paper(
+    "li2020fair",
+    "Fair Resource Allocation in Federated Learning",
+    "Li, Tian and Sanjabi, Maziar and Beirami, Ahmad and Smith, Virginia",
+    "International Conference on Learning Representations (ICLR)",
+    2020,
+    "1905.10497",
+)
+TERM = Paper(
+    "li2021tilted",
+    "Tilted Empirical Risk Minimization",
+    "Li, Tian and Beirami, Ahmad and Sanjabi, Maziar and Smith, Virginia",
+    "International Conference on Learning Representations (ICLR)",
+    2021,
+    "2007.01162",
+)
+AFL = Paper(
+    "mohri2019agnostic",
+    "Agnostic Federated Learning",
+    "Mohri, Mehryar and Sivek, Gary and Suresh, Ananda Theertha",
+    "International Conference on Machine Learning (ICML)",
+    2019,
+    "1902.00146",
+)
+FEDMGDA = Paper(
+    "hu2022federated",
+    "Federated Learning Meets Multi-Objective Optimization",
+    "Hu, Zeou and Shaloudegi, Kiarash and Zhang, Guojun and Yu, Yaoliang",
+    "IEEE Transactions on Network Science and Engineering",
+    2022,
+    "2006.11489",
+)
+CFL = Paper(
+    "sattler2021clustered",
+    "Clustered Federated Learning: Model-Agnostic Distributed Multitask Optimization Under "
+    "Privacy Constraints",
+    'Sattler, Felix and M{\\"u}ller, Klaus-Robert and Samek, Wojciech',
+    "IEEE Transactions on Neural Networks and Learning Systems",
+    2021,
+    "1910.01991",
+)
+FEDEM = Paper(
+    "marfoq2021federated",
+    "Federated Multi-Task Learning under a Mixture of Distributions",
+    "Marfoq, Othmane and Neglia, Giovanni and Bellet, Aur{\\'e}lien and Kameni, Laetitia and "
+    "Vidal, Richard",
+    "Advances in Neural Information Processing Systems (NeurIPS)",
+    2021,
+    "2108.10252",
+)
+IFCA = Paper(
+    "ghosh2020efficient",
+    "An Efficient Framework for Clustered Federated Learning",
+    "Ghosh, Avishek and Chung, Jichan and Yin, Dong and Ramchandran, Kannan",
+    "Advances in Neural Information Processing Systems (NeurIPS)",
+    2020,
+    "2006.04088",
+)
+HYPCLUSTER = Paper(
+    "mansour2020three",
+    "Three Approaches for Personalization with Applications to Federated Learning",
+    "Mansour, Yishay and Mohri, Mehryar and Ro, Jae and Suresh, Ananda Theertha",
+    "arXiv preprint",
+    2020,
+    "2002.10619",
+)
+FEDGROUP = Paper(
+    "duan2021fedgroup",
+    "FedGroup: Efficient Federated Learning via Decomposed Similarity-Based Clustering",
+    "Duan, Moming and Liu, Duo and Ji, Xinyuan and Liu, Renping and Liang, Liang and "
+    "Chen, Xianzhang and Tan, Yujuan",
+    "IEEE International Symposium on Parallel and Distributed Processing with Applications (ISPA)",
+    2021,
+    "2010.06870",
+)
+HIERFAVG = Paper(
+    "liu2020client",
+    "Client-Edge-Cloud Hierarchical Federated Learning",
+    "Liu, Lumin and Zhang, Jun and Song, S. H. and Letaief, Khaled B.",
+    "IEEE International Conference on Communications (ICC)",
+    2020,
+    "1905.06641",
+)

@@ -28,6 +28,7 @@ class Param:
       below: every value is less than this, or None.
       choices: the words that are accepted; a number otherwise.
       whole: a whole number, which is static: another value compiles anew.
+      forms: words with a number in them that are accepted beside `choices`: `capped:N`.
     """
 
     default: float | str
@@ -38,6 +39,7 @@ class Param:
     below: float | None = None
     choices: tuple[str, ...] = ()
     whole: bool = False
+    forms: tuple[str, ...] = ()
 
     @property
     def type(self) -> type:
@@ -48,7 +50,7 @@ class Param:
     def range(self) -> str:
         """What is accepted, in words short enough for a table."""
         if self.choices:
-            return "|".join(self.choices)
+            return "|".join((*self.choices, *self.forms))
         left = f"[{self.low:g}" if self.low is not None else "("
         left += "" if self.low is not None else "-inf" if self.above is None else f"{self.above:g}"
         right = f"{self.high:g}]" if self.high is not None else None
@@ -108,8 +110,9 @@ class Rule(NamedTuple):
 
 
 def _weighting(default: str) -> dict[str, Param]:
-    doc = "a client's weight: its examples, 1, or its local steps"
-    return {"weighting": Param(default, doc, choices=("examples", "uniform", "steps"))}
+    doc = "a client's weight: its n examples, 1, its local steps, equal groups, min(n, N), or n^A"
+    words, forms = ("examples", "uniform", "steps", "groups"), ("capped:N", "power:A")
+    return {"weighting": Param(default, doc, choices=words, forms=forms)}
 
 
 def _server_rate(default: float) -> dict[str, Param]:
@@ -120,6 +123,11 @@ _TAU = {"tau": Param(1e-3, "degree of adaptivity: what is added to the root", ab
 _MOMENTS = {
     "b1": Param(0.9, "decay of the first moment", low=0, below=1),
     "b2": Param(0.99, "decay of the second moment", low=0, below=1),
+}
+_GROUPS = {"groups": Param(2, "groups, each with a model", low=1, whole=True)}
+_STARTS = {
+    "start": Param("fresh", "the first models", choices=("fresh", "perturbed", "same")),
+    "spread": Param(0.1, "standard deviation of a perturbed start", low=0),
 }
 _ALGORITHMS = "fedjax_sim.algorithms."
 
@@ -232,6 +240,138 @@ ALGORITHMS: dict[str, Entry] = {
         batches=False,
         schedule=False,
     ),
+    "qfedavg": Entry(
+        _ALGORITHMS + "qfedavg:qfedavg",
+        "clients with a higher loss count more, by its q-th power",
+        {"q": Param(1.0, "0 is uniform fedavg; larger is fairer", low=0)} | _weighting("uniform"),
+        papers.QFFL,
+        ("local steps", "fairness"),
+        server=True,
+        from_client={"rate": "learning_rate"},
+    ),
+    "term": Entry(
+        _ALGORITHMS + "term:term",
+        "clients with a higher loss count more, by exp(t loss)",
+        {"t": Param(1.0, "tilt: 0 is uniform fedavg; below 0 outliers count less")}
+        | _weighting("uniform"),
+        papers.TERM,
+        ("local steps", "fairness", "robust"),
+        server=True,
+    ),
+    "afl": Entry(
+        _ALGORITHMS + "afl:afl",
+        "does best on the worst mixture of clients, or of the groups planted in the data",
+        {"lambda_rate": Param(0.1, "of the domains' weights", low=0)} | _weighting("examples"),
+        papers.AFL,
+        ("local steps", "fairness", "groups"),
+        server=True,
+        from_data={"groups": "group"},
+    ),
+    "fedmgda": Entry(
+        _ALGORITHMS + "fedmgda:fedmgda",
+        "shortest mixture of the updates' directions, near their weights, K x P memory",
+        {"epsilon": Param(0.1, "how far a part may be from its weight", low=0, high=1)}
+        | _weighting("uniform"),
+        papers.FEDMGDA,
+        ("local steps", "fairness"),
+        server=True,
+    ),
+    "cfl": Entry(
+        _ALGORITHMS + "cfl:cfl",
+        "cuts a group at rest in two where its clients pull different ways, K x P memory",
+        {
+            "groups": Param(4, "the most groups there may be", low=1, whole=True),
+            "eps1": Param(0.2, "mean update below which a group is at rest", low=0),
+            "eps2": Param(0.8, "client update above which the client is not", low=0),
+            "gamma_max": Param(0.7, "how far a client may be from its true group", low=0, below=1),
+            "gap": Param(-2.0, "least cosine within minus largest across; -2 asks for none"),
+            "norms": Param(
+                "relative",
+                "to the group's longest update and to the longest of round 1, or absolute",
+                choices=("absolute", "relative"),
+            ),
+        }
+        | _weighting("examples"),
+        papers.CFL,
+        ("local steps", "groups"),
+        server=True,
+    ),
+    "fedem": Entry(
+        _ALGORITHMS + "fedem:fedem",
+        "every client a mixture of M shared models, by EM; client metrics only",
+        {
+            "groups": Param(3, "components", low=1, whole=True),
+            "start": Param("fresh", "the first components", choices=("fresh", "perturbed", "same")),
+            "spread": Param(0.1, "standard deviation of a perturbed start", low=0),
+            "outputs": Param(
+                "auto",
+                "what is mixed: class probabilities, or the outputs as they are",
+                choices=("auto", "probabilities", "values"),
+            ),
+        }
+        | _weighting("examples"),
+        papers.FEDEM,
+        ("local steps", "groups", "client state"),
+        server=True,
+    ),
+    "ifca": Entry(
+        _ALGORITHMS + "ifca:ifca",
+        "M models; each client trains the one of lowest loss on its data; client metrics only",
+        _GROUPS | _STARTS | _weighting("uniform"),
+        papers.IFCA,
+        ("local steps", "groups", "client state"),
+        server=True,
+    ),
+    "ifca_gradient": Entry(
+        _ALGORITHMS + "ifca:ifca_gradient",
+        "ifca with one exact gradient a client; [client] is the server's optimizer",
+        _GROUPS | _STARTS | _weighting("uniform"),
+        papers.IFCA,
+        ("gradient", "groups", "client state"),
+        batches=False,
+        schedule=False,
+    ),
+    "hypcluster": Entry(
+        _ALGORITHMS + "hypcluster:hypcluster",
+        "ifca by examples, after rounds of random groups; client metrics only",
+        _GROUPS
+        | {"warmup": Param(1, "rounds of random groups", low=0, whole=True)}
+        | _STARTS
+        | _weighting("examples"),
+        papers.HYPCLUSTER,
+        ("local steps", "groups", "client state"),
+        server=True,
+    ),
+    "grouped": Entry(
+        _ALGORITHMS + "grouped:grouped",
+        "one model for each group of clients with alike first updates; client metrics only",
+        _GROUPS
+        | {
+            "warmup": Param(1, "rounds before clients are grouped", low=1, whole=True),
+            "every": Param(
+                0, "rounds from one regrouping to the next; 0: never", low=0, whole=True
+            ),
+            "sketch": Param(256, "numbers that an update is compared by", low=1, whole=True),
+            "separation": Param(
+                0.3, "silhouette below which all stay together; -1: never", low=-1, high=1
+            ),
+        }
+        | _weighting("examples"),
+        papers.FEDGROUP,
+        ("local steps", "groups"),
+        server=True,
+    ),
+    "hierfavg": Entry(
+        _ALGORITHMS + "hierfavg:hierfavg",
+        "edge servers average each round, the cloud averages them at times",
+        {
+            "edges": Param(2, "edge servers; client i is at edge i % edges", low=1, whole=True),
+            "edge_rounds": Param(2, "rounds from one meeting to the next", low=1, whole=True),
+        }
+        | _weighting("examples"),
+        papers.HIERFAVG,
+        ("local steps", "groups", "hierarchy"),
+    ),
     "centralized": Entry(
         _ALGORITHMS + "baselines:centralized",
         "all data in one place: the upper end of most comparisons",
@@ -246,6 +386,31 @@ ALGORITHMS: dict[str, Entry] = {
 
 AGGREGATORS: dict[str, Rule] = {
     "mean": Rule("fedjax_sim.aggregation.mean:mean", "weighted mean of the updates", "L x P"),
+    "tilted": Rule(
+        "fedjax_sim.aggregation.tilted:tilted",
+        "mean with weights known by their logarithm, from an aux value",
+        "L x P",
+    ),
+    "balanced": Rule(
+        "fedjax_sim.aggregation.balanced:balanced",
+        "mean of group means: groups count the same, or by their shares",
+        "L x P + M x P",
+    ),
+    "with_updates": Rule(
+        "fedjax_sim.aggregation.updates:with_updates",
+        "any of these that adds up, and the clients' updates one by one beside it",
+        "K x P",
+    ),
+    "min_norm": Rule(
+        "fedjax_sim.aggregation.min_norm:min_norm",
+        "shortest mixture of the updates' directions, inside collect()",
+        "K x P",
+    ),
+    "grouped": Rule(
+        "fedjax_sim.aggregation.grouped:grouped",
+        "weighted mean of each of M groups' updates",
+        "L x M x P",
+    ),
     "coordinate_median": Rule(
         "fedjax_sim.aggregation.robust:coordinate_median",
         "unweighted median of every coordinate, inside collect()",

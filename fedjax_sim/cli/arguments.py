@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 from fedjax_sim.core.checks import InputError
 
-LISTS = ("algorithms", "datasets", "models", "partitions", "aggregators")
-_LATER = ("compare", "probe", "verdict")
+LISTS = ("algorithms", "datasets", "models", "partitions", "plants", "aggregators")
+_LATER = ("compare", "group", "probe", "verdict")
 """Verbs that describe themselves, in their own modules."""
 _SHORT = {"rounds": "run.rounds", "algorithm": "algorithm.name", "seed": "run.seed"}
 _RUN_OPTIONS = ("--help", "--out", *(f"--{short}" for short in _SHORT))
@@ -17,8 +17,9 @@ _RUN_OPTIONS = ("--help", "--out", *(f"--{short}" for short in _SHORT))
 _RUN_EPILOG = """\
 overrides:
   Every field of an experiment can be set as --section.key VALUE (or =VALUE). Values are
-  TOML; a bare word is text. Sections: data, data.partition, model, task, algorithm, client,
-  server, run, diagnosis, policy, plan. A piece of your own is named "package.module:function".
+  TOML; a bare word is text. Sections: data, data.partition, data.plant, model, task, algorithm,
+  client, server, run, diagnosis, policy, plan. A piece of your own is named
+  "package.module:function".
 
 examples:
   fedjax-sim run
@@ -28,7 +29,13 @@ examples:
 """
 
 
-_SWEEP_OPTIONS = (*_RUN_OPTIONS, "--seeds", "--vary", "--inner")
+_GROUP_OPTIONS = ("--by", "--groups", "--kernel", "--most", "--json")
+_OPTIONS = {
+    "run": (*_RUN_OPTIONS, "--explain"),
+    "sweep": (*_RUN_OPTIONS, "--seeds", "--vary", "--inner"),
+    "group": ("--help", "--out", "--seed", *_GROUP_OPTIONS),
+}
+"""Verbs that take overrides, and the options that they have beside them."""
 
 _SWEEP_EPILOG = """\
 All combinations of the varied values are run with every seed. Learning rates, momentum and
@@ -131,15 +138,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
       InputError: what no verb takes, a value that is missing, a key given twice.
     """
     parser = make_parser()
-    is_sweep = "sweep" in argv[:1]
-    is_run = "run" in argv[:1] or is_sweep
-    rest, overrides = split_overrides(argv) if is_run else (argv, {})
-    if is_run:
-        _refuse_unknown(rest, "sweep" if is_sweep else "run")
+    verb = argv[0] if argv else ""
+    if verb not in _OPTIONS:
+        arguments = parser.parse_args(argv)
+        arguments.parser = parser
+        return arguments, {}
+    rest, overrides = split_overrides(argv)
+    _refuse_unknown(rest, verb)
     arguments = parser.parse_args(rest)
     arguments.parser = parser
-    for short, key in _SHORT.items() if is_run else ():
-        text = getattr(arguments, short)
+    for short, key in _SHORT.items():
+        text = getattr(arguments, short, None)
         if text is not None:
             _add(overrides, key, text)
     return arguments, overrides
@@ -147,7 +156,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 def _refuse_unknown(rest: list[str], verb: str) -> None:
     """Refuse an option that the verb does not have, and say which field it may have meant."""
-    options = _SWEEP_OPTIONS if verb == "sweep" else (*_RUN_OPTIONS, "--explain")
+    options = _OPTIONS[verb]
     for token, after in zip(rest, [*rest[1:], ""], strict=True):
         name, equals, value = token.partition("=")
         if not name.startswith("--") or name in options:

@@ -62,6 +62,13 @@ def _partitions() -> Rows:
     return ("partition", "who holds what", "[data.partition] takes"), rows
 
 
+def _plants() -> Rows:
+    from fedjax_sim.data.registry import PLANTS
+
+    rows = [(n, _plain(e.doc), _params(e.builder, ("federation",))) for n, e in PLANTS.items()]
+    return ("plant", "which groups it plants in a dataset", "[data.plant] takes"), rows
+
+
 def _models() -> Rows:
     from fedjax_sim.tasks.registry import MODELS
 
@@ -100,6 +107,7 @@ _TABLES = {
     "datasets": _datasets,
     "models": _models,
     "partitions": _partitions,
+    "plants": _plants,
     "aggregators": _aggregators,
 }
 _OWN = 'or "package.module:function" of your own'
@@ -108,6 +116,7 @@ _HINTS = {
     "datasets": f"[data] name = ..., {_OWN}; files are sought in $FEDJAX_SIM_DATA",
     "models": f"[model] name = ..., {_OWN}",
     "partitions": f"[data.partition] name = ..., {_OWN}",
+    "plants": f"[data.plant] name = ..., {_OWN}; put over any dataset that suits",
     "aggregators": "an algorithm brings its own; these compose new ones in Python (K cohort, "
     "L lanes, P parameters)",
 }

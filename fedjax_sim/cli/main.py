@@ -50,7 +50,7 @@ def _dispatch(argv: list[str]) -> int:
         arguments.parser.print_help(sys.stderr)
         return UNUSABLE
     verb = importlib.import_module(f"fedjax_sim.cli.{arguments.verb}")
-    takes_overrides = arguments.verb in ("run", "sweep")
+    takes_overrides = arguments.verb in ("run", "sweep", "group")
     return verb.main(arguments, overrides) if takes_overrides else verb.main(arguments)
 
 

@@ -22,6 +22,7 @@ _PLAIN_SHARE = 0.1
 _LEFT = (
     (files.CURVES, "curves"),
     (files.DRIFT, "do the clients pull the same way?"),
+    (files.TIMELINE, "who waits for whom on the virtual clock"),
     (files.METRICS, "a record a round"),
     (files.SUMMARY, "summary"),
     (files.FINAL, "the trained model; fedjax_sim.load reads it"),

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_sim.clients.weights import WeightFunction, named
 from fedjax_sim.core import keys, tree
-from fedjax_sim.core.checks import choice
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData, Feed
 
-Weighting = str | Callable[[Array, Array, Context], Array]
+Weighting = str | WeightFunction
 
 
 class LocalWork(NamedTuple):
@@ -40,24 +40,22 @@ class LocalWork(NamedTuple):
 
 def _check_weighting(weighting: Weighting) -> None:
     if not callable(weighting):
-        choice("algorithm.weighting", weighting, ("examples", "uniform", "steps"))
+        named(weighting)
 
 
 def weigh(weighting: Weighting, size: Array, steps: Array, ctx: Context) -> Array:
     """A report's weight.
 
     Args:
-      weighting: `examples` (n_i), `uniform` (1), `steps` (local steps done), or a function
-        `(size, steps, ctx) -> float scalar`.
+      weighting: `examples` (n_i), `uniform` (1), `steps` (local steps done), `capped:N`
+        (`min(n_i, N)`), `power:A` (`n_i^A`), or a function `(size, steps, ctx) -> float scalar`
+        such as those of `clients.weights`.
       size: the client's number of examples.
       steps: local steps done.
       ctx: the client's context.
     """
-    if callable(weighting):
-        return jnp.asarray(weighting(size, steps, ctx), float)
-    _check_weighting(weighting)
-    value = {"examples": size, "uniform": jnp.ones(()), "steps": steps}[weighting]
-    return jnp.asarray(value, float)
+    weight = weighting if callable(weighting) else named(weighting)
+    return jnp.asarray(weight(size, steps, ctx), float)
 
 
 def partial_steps(full: Array, ctx: Context) -> Array:

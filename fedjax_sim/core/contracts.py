@@ -78,6 +78,8 @@ class ServerUpdate(NamedTuple):
       model: `(S) -> Model`, the global model.
       rescale: `(S, factor) -> S` multiplies the length of the server's steps from now on, or
         None where it cannot be said what that would be.
+      draw: `(key, task.init, S) -> S`, once after `init`: what the server draws before the
+        first round (several random models), or None.
     """
 
     init: Callable[..., Any]
@@ -86,6 +88,7 @@ class ServerUpdate(NamedTuple):
     update: Callable[..., Any]
     model: Callable[..., Any]
     rescale: Callable[..., Any] | None = None
+    draw: Callable[..., Any] | None = None
 
 
 class Sampler(NamedTuple):

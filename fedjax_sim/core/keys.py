@@ -30,6 +30,8 @@ class Purpose(enum.IntEnum):
     AGGREGATE = 8
     SERVER = 9
     DIAGNOSIS = 10
+    GROUP = 11
+    SYSTEM = 12
 
 
 def fold_in(key: Array, data: Array | int) -> Array:

@@ -180,6 +180,7 @@ class ClientData:
       offset: int32 scalar, first row of the window.
       size: int32 scalar, number of examples.
       longest: the largest client's size (static).
+      stages: T, equal blocks of the arrays of which this stage reads one (static).
     """
 
     x: Array
@@ -187,6 +188,7 @@ class ClientData:
     offset: Array
     size: Array
     longest: int = dataclasses.field(metadata={"static": True})
+    stages: int = dataclasses.field(default=1, metadata={"static": True})
 
     def batch(self, rule: Batches, words: Array, t: Array) -> Batch:
         """Batch of local step `t` under `rule`, shuffled by `words` uint32 `[2]`."""
@@ -230,11 +232,12 @@ class ClientData:
         return Batch(take(self.x), take(self.y), mask)
 
     def whole(self) -> ClientData:
-        """The union of all clients as one window."""
-        total = self.x.shape[0]
+        """The union of all clients as one window, in the stage of this one."""
+        total = self.x.shape[0] // self.stages
+        begin = jnp.zeros_like(self.offset)
         return dataclasses.replace(
             self,
-            offset=jnp.zeros_like(self.offset),
+            offset=begin if self.stages == 1 else self.offset // total * total,
             size=jnp.full_like(self.size, total),
             longest=total,
         )
@@ -251,6 +254,8 @@ class DeviceShards:
       offsets: int32 `[N]`.
       sizes: int32 `[N]`.
       longest: the largest client's size (static).
+      stages: int32 `[T, N]`, the offsets of each stage, or None; see `Shards`.
+      stage_rounds: int32 `[T]`, the round with which each stage begins, or None.
     """
 
     x: Array
@@ -258,14 +263,23 @@ class DeviceShards:
     offsets: Array
     sizes: Array
     longest: int = dataclasses.field(metadata={"static": True})
+    stages: Array | None = None
+    stage_rounds: Array | None = None
 
     @property
     def n_clients(self) -> int:
         """N."""
         return self.sizes.shape[0]
 
+    def at(self, round_index: Array) -> DeviceShards:
+        """The data of a round (counted from 0); itself where they never change."""
+        if self.stages is None or self.stage_rounds is None:
+            return self
+        begun = jnp.sum(self.stage_rounds <= round_index, dtype=jnp.int32)
+        return dataclasses.replace(self, offsets=self.stages[jnp.maximum(begun - 1, 0)])
+
     def client(self, client_id: Array) -> ClientData:
         """The window of client `client_id` (a scalar, possibly traced)."""
-        return ClientData(
-            self.x, self.y, self.offsets[client_id], self.sizes[client_id], self.longest
-        )
+        window = (self.offsets[client_id], self.sizes[client_id])
+        stages = 1 if self.stages is None else self.stages.shape[0]
+        return ClientData(self.x, self.y, *window, self.longest, stages)

@@ -86,6 +86,8 @@ def from_arrays(
     }
     if partition.names is not None:
         facts["client_names"] = partition.names
+    if partition.group is not None:
+        facts["group"] = partition.group
     return Federation(
         train=made[0],
         test=made[1] if test_fraction else None,

@@ -20,12 +20,17 @@ class Shards:
       y: targets `[E, ...]`.
       offsets: int64 `[N]`.
       sizes: int64 `[N]`.
+      stages: int64 `[T, N]`, offsets in each of T stages where clients' data change with time,
+        the first row being `offsets`; stage t owns rows `t E / T : (t + 1) E / T`. Or None.
+      stage_rounds: int64 `[T]`, the round (from 0) with which each stage begins; or None.
     """
 
     x: np.ndarray
     y: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    stages: np.ndarray | None = None
+    stage_rounds: np.ndarray | None = None
 
     @property
     def n_clients(self) -> int:
@@ -36,6 +41,15 @@ class Shards:
         """Client `index`'s `(x, y)` as views."""
         window = slice(self.offsets[index], self.offsets[index] + self.sizes[index])
         return self.x[window], self.y[window]
+
+    def in_order(self) -> tuple[np.ndarray, np.ndarray]:
+        """`(x, y)` client by client, of the first stage, without rows that are no client's."""
+        begin = np.cumsum(self.sizes) - self.sizes
+        if len(self.x) == self.sizes.sum() and np.array_equal(begin, self.offsets):
+            return self.x, self.y
+        slot = np.arange(self.sizes.sum()) - np.repeat(begin, self.sizes)
+        rows = np.repeat(self.offsets, self.sizes) + slot
+        return self.x[rows], self.y[rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +117,29 @@ def check_shards(field: str, shards: Shards, *, allow_empty: bool = False) -> No
         first = int(np.argmin(shards.sizes))
         remedy = f"every client needs at least 1 example; client {first} is the first without"
         raise InputError(f"{field}.sizes", int(shards.sizes[first]), remedy)
+    if shards.stages is not None or shards.stage_rounds is not None:
+        _check_stages(field, shards)
     for name, values in (("x", shards.x), ("y", shards.y)):
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             remedy = f"must be finite; row {row} is the first that is not"
             raise InputError(f"{field}.{name}", "NaN or infinity", remedy)
+
+
+def _check_stages(field: str, shards: Shards) -> None:
+    """Refuse stages that are not equal blocks, one after the other."""
+    stages, rounds = shards.stages, shards.stage_rounds
+    if stages is None or rounds is None:
+        raise InputError(f"{field}.stages", None, "stages and stage_rounds are given together")
+    if stages.shape != (len(rounds), shards.n_clients) or len(shards.x) % max(len(rounds), 1):
+        remedy = f"must be [T, {shards.n_clients}] for T rounds, and T divide the rows of x"
+        raise InputError(f"{field}.stages", stages.shape, remedy)
+    if rounds[0] != 0 or (np.diff(rounds) < 1).any():
+        raise InputError(f"{field}.stage_rounds", rounds, "must rise, from 0 on")
+    block = len(shards.x) // len(rounds) * np.arange(len(rounds))[:, None]
+    if (stages != shards.offsets + block).any():
+        remedy = "row t must be the offsets in block t of the rows"
+        raise InputError(f"{field}.stages", stages, remedy)
 
 
 def check_labels(field: str, y: np.ndarray, n_classes: int) -> None:

@@ -16,12 +16,14 @@ Example:
 from fedjax_sim.data.partition_base import Partition
 from fedjax_sim.data.partition_labels import classes, dirichlet, shards
 from fedjax_sim.data.partition_sizes import iid, natural, sizes, sizes_lognormal, sizes_powerlaw
+from fedjax_sim.data.planted_partition import label_groups
 
 __all__ = [
     "Partition",
     "classes",
     "dirichlet",
     "iid",
+    "label_groups",
     "natural",
     "shards",
     "sizes",

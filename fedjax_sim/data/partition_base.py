@@ -30,6 +30,7 @@ class Partition:
         owns the examples `order[sizes[:i].sum() :][: sizes[i]]`, in random order. Examples
         are given out at most once; E' < E only where the rule says so.
       names: one name a client, or None.
+      group: int64 `[N]`, each client's group where the rule plants groups, or None.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Partition:
     params: dict[str, Any]
     assign: Assign = dataclasses.field(repr=False)
     names: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    group: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
 
 def require(clients: int, least: int, n_examples: int) -> None:

@@ -35,23 +35,28 @@ def fit(wanted: np.ndarray, n_examples: int, least: int) -> np.ndarray:
     return least + apportion(above, n_examples - least * len(wanted))
 
 
-def iid(clients: int) -> Partition:
-    """Deal all examples at random, sizes equal up to one.
+def iid(clients: int, size: int | None = None) -> Partition:
+    """Deal examples at random, sizes equal up to one.
 
     Args:
       clients: N, at most the number of examples.
+      size: examples of each client; None deals all that there are.
     """
     clients = integer("partition.clients", clients, least=1)
+    if size is not None:
+        size = integer("partition.size", size, least=1)
 
     def assign(
         labels: np.ndarray | None, n_examples: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         del labels
-        require(clients, 1, n_examples)
-        equal = n_examples // clients + (np.arange(clients) < n_examples % clients)
+        require(clients, size or 1, n_examples)
+        total = n_examples if size is None else clients * size
+        equal = total // clients + (np.arange(clients) < total % clients)
         return _deal(equal, n_examples, rng)
 
-    return Partition("iid", clients, {"clients": clients}, assign)
+    params = {"clients": clients} | ({} if size is None else {"size": size})
+    return Partition("iid", clients, params, assign)
 
 
 def sizes_lognormal(

@@ -6,11 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fedjax_sim.data import partition_labels, partition_sizes
+from fedjax_sim.data import partition_labels, partition_sizes, planted
 from fedjax_sim.data.bundled import digits
+from fedjax_sim.data.planted_partition import label_groups
+from fedjax_sim.data.planted_regression import mixture_of_regressions
 from fedjax_sim.data.readers import images, leaf, text
 from fedjax_sim.data.synthetic import planted_groups, quadratics, synthetic
 
+_GIVEN = ("partition", "federation")
 REQUIRED = inspect.Parameter.empty
 """Stands for the default of a parameter that has none."""
 
@@ -37,7 +40,7 @@ class Entry(NamedTuple):
 def entry(builder: Callable[..., Any]) -> Entry:
     """Read an entry off a builder's signature and docstring."""
     parameters = inspect.signature(builder).parameters
-    settings = {name: p for name, p in parameters.items() if name != "partition"}
+    settings = {name: p for name, p in parameters.items() if name not in _GIVEN}
     return Entry(
         builder=builder,
         doc=(inspect.getdoc(builder) or "").partition("\n")[0],
@@ -61,6 +64,7 @@ DATASETS = _table(
     leaf.leaf,
     synthetic,
     planted_groups,
+    mixture_of_regressions,
     quadratics,
 )
 """Name -> `Entry`, in the order in which a list shows them."""
@@ -70,9 +74,13 @@ PARTITIONS = _table(
     partition_labels.dirichlet,
     partition_labels.shards,
     partition_labels.classes,
+    label_groups,
     partition_sizes.sizes_lognormal,
     partition_sizes.sizes_powerlaw,
     partition_sizes.sizes,
     partition_sizes.natural,
 )
 """Name -> `Entry`, in the order in which a list shows them."""
+
+PLANTS = _table(planted.rotated, planted.relabelled, planted.feature_shifted)
+"""Name -> `Entry` of what plants groups in a dataset; builders take the federation first."""

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from fedjax_sim.core import keys, tree
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Algorithm, Task
-from fedjax_sim.core.types import Aggregate, Array, Cohort, Context, Info, Model, PyTree
+from fedjax_sim.core.types import Aggregate, Array, Cohort, Context, Info, Model, PyTree, Report
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.engine.cohort import CohortResult, Work, run_cohort
-from fedjax_sim.engine.compose import Parts, Recipe
+from fedjax_sim.engine.compose import OfTask, Parts, Recipe
 from fedjax_sim.engine.plan import Plan
 
 Panel: TypeAlias = Callable[[Parts, Array], Parts]
@@ -57,11 +57,14 @@ def bind(
     def init(
         key: Array, model: Model, n_clients: int, hyper: dict[str, Any] | None = None
     ) -> AlgorithmState:
-        del key
         _refuse_new(hyper or {}, recipe)
         numbers = {n: jnp.asarray(v, float) for n, v in (recipe.hyper | (hyper or {})).items()}
-        server = recipe.build(**numbers).server.init(model, n_clients)
-        return tree.strong(AlgorithmState(numbers, server))
+        server = recipe.build(**numbers).server
+        begun = server.init(model, n_clients)
+        if server.draw is not None:
+            draw = keys.server_key(key, keys.Purpose.INIT_MODEL)
+            begun = server.draw(draw, task.init, begun)
+        return tree.strong(AlgorithmState(numbers, begun))
 
     def init_row(key: Array, model: Model, state: AlgorithmState) -> PyTree:
         return parts(state).client(task).init(key, model)
@@ -84,14 +87,18 @@ def bind(
         aggregate = built.aggregator.finalize(result.acc)
         own_key = keys.server_key(key, keys.Purpose.SERVER)
         server = built.server.update(state.server, aggregate, own_key)
-        info = _info(result, aggregate, cohort, sent, built)
+        report = _report(parts(state), task, sent, rows, cohort, data, key)
+        info = _info(result, aggregate, cohort, sent, built, report)
         return AlgorithmState(state.hyper, tree.strong(server)), result.rows, info
 
     def model_of(ctx: Context, state: AlgorithmState, row: PyTree, data: Any) -> Model:
         built = parts(state)
-        if built.model_of is None:
+        rule = built.model_of
+        if rule is None:
             return built.server.model(state.server)
-        return built.model_of(ctx, state.server, row, data)
+        if isinstance(rule, OfTask):
+            rule = rule.build(task)
+        return rule(ctx, state.server, row, data)
 
     def rescale(state: AlgorithmState, factor: Array) -> AlgorithmState:
         change = parts(state).server.rescale
@@ -106,7 +113,7 @@ def bind(
         model_of=model_of,
         personal=trial.model_of is not None,
         global_model=(lambda s: parts(s).server.model(s.server)) if trial.shared else None,
-        predict=task.predict,
+        predict=task.predict if trial.predict is None else trial.predict(task),
         rescale=None if trial.server.rescale is None else rescale,
     )
 
@@ -118,7 +125,12 @@ def _refuse_new(numbers: dict[str, Any], recipe: Recipe) -> None:
 
 
 def _info(
-    result: CohortResult, aggregate: Aggregate, cohort: Cohort, sent: PyTree, built: Parts
+    result: CohortResult,
+    aggregate: Aggregate,
+    cohort: Cohort,
+    sent: PyTree,
+    built: Parts,
+    report: Report,
 ) -> Info:
     aux = result.aux
     scalars = {
@@ -128,13 +140,13 @@ def _info(
         "lane_steps": result.executed,
         "lane_steps_bound": result.bound,
         "downlink_bytes_each": jnp.uint32(_received_bytes(built, sent, cohort)),
-        "uplink_bytes_each": jnp.uint32(tree.n_bytes(aggregate.update)),
+        "uplink_bytes_each": jnp.uint32(tree.n_bytes(report.update)),
     }
     if "loss_sum" in aux:
         count = jnp.sum(aux["loss_count"])
         scalars["train_loss"] = jnp.where(count > 0, jnp.sum(aux["loss_sum"]) / count, jnp.nan)
     if isinstance(aggregate.update, Model):
-        scalars["update_norm"] = jnp.sqrt(tree.squared_norm(aggregate.update.params))
+        scalars["update_norm"] = _update_norm(aggregate)
     own = {n: v for n, v in aggregate.aux.items() if getattr(v, "ndim", None) == 0}
     trees = {n: v for n, v in aggregate.aux.items() if n not in own}
     return Info(scalars | own, aux | {"steps": result.steps}, trees)
@@ -143,6 +155,39 @@ def _info(
 def _present(cohort: Cohort) -> Array:
     """How many members of the cohort are present."""
     return jnp.sum(cohort.members.present, dtype=jnp.int32)
+
+
+def _update_norm(aggregate: Aggregate) -> Array:
+    """|u|; of M groups' updates the root mean square of theirs, by the groups' weights."""
+    params = aggregate.update.params
+    if "group_weight" not in aggregate.aux:
+        return jnp.sqrt(tree.squared_norm(params))
+    weight = aggregate.aux["group_weight"]
+    share = weight / jnp.where(aggregate.weight > 0, aggregate.weight, 1)
+    return jnp.sqrt(jnp.sum(share * jax.vmap(tree.squared_norm)(params)))
+
+
+def _report(
+    built: Parts,
+    task: Task,
+    sent: PyTree,
+    rows: PyTree,
+    cohort: Cohort,
+    data: DeviceShards,
+    key: Array,
+) -> Report:
+    """The shapes of one client's report; its local steps are not traced."""
+
+    def one(sent: PyTree, rows: PyTree, cohort: Cohort, data: DeviceShards, key: Array) -> Report:
+        client = built.client(task)
+        member = tree.take(cohort.members, jnp.int32(0))
+        ctx = Context(keys.client_key(key, member.id), cohort.round, member)
+        received, row = built.server.receive(sent, member), tree.take(rows, jnp.int32(0))
+        window = data.client(member.id)
+        work = client.start(ctx, received, row, window)
+        return client.finish(ctx, work, received, row, window)[0]
+
+    return jax.eval_shape(one, sent, rows, cohort, data, key)
 
 
 def _received_bytes(built: Parts, sent: PyTree, cohort: Cohort) -> int:

@@ -26,6 +26,16 @@ _BATCH_FIELDS: dict[str, Any] = {
 }
 
 
+class OfTask(NamedTuple):
+    """A `model_of` that needs the task, to measure losses on the client's own examples.
+
+    Attributes:
+      build: `Task -> ((ctx, server_state, row, data) -> Model)`.
+    """
+
+    build: Callable[[Task], Callable[..., PyTree]]
+
+
 class Parts(NamedTuple):
     """The pieces of one algorithm, hyper-parameters filled in.
 
@@ -33,16 +43,22 @@ class Parts(NamedTuple):
       client: `Task -> ClientUpdate`.
       aggregator: folds reports.
       server: what the server does.
-      model_of: `(ctx, server_state, row, data) -> Model` for personal models, or None when
-        every client uses the global one.
+      model_of: `(ctx, server_state, row, data) -> Model` for personal models (`OfTask` where
+        that takes the task), or None when every client uses the global one.
       shared: False where no model is shared (`local_only`).
+      groups: M where each client belongs to one of M groups, told by `aux["group"]` and
+        recorded; 0 where there are none.
+      predict: `Task -> ((Model, x) -> outputs)` where clients' models, those that `model_of`
+        gives, predict otherwise than the task's do; None for the task's own.
     """
 
     client: Callable[[Task], ClientUpdate]
     aggregator: Aggregator
     server: ServerUpdate
-    model_of: Callable[..., PyTree] | None = None
+    model_of: Callable[..., PyTree] | OfTask | None = None
     shared: bool = True
+    groups: int = 0
+    predict: Callable[[Task], Callable[..., PyTree]] | None = None
 
 
 class Recipe(NamedTuple):
@@ -66,12 +82,14 @@ def compose(
     aggregator: Aggregator,
     server: ServerUpdate,
     *,
-    model_of: Callable[..., PyTree] | None = None,
+    model_of: Callable[..., PyTree] | OfTask | None = None,
     shared: bool = True,
+    groups: int = 0,
+    predict: Callable[[Task], Callable[..., PyTree]] | None = None,
     cohort: int | None = None,
 ) -> Recipe:
     """A recipe from its three pieces; see `Parts` for the arguments."""
-    parts = Parts(client, aggregator, server, model_of, shared)
+    parts = Parts(client, aggregator, server, model_of, shared, groups, predict)
     return Recipe(lambda: parts, {}, cohort=cohort)
 
 

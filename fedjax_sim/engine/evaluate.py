@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -232,7 +231,7 @@ def evaluate_clients(
         state, train = received
         return algorithm.model_of(ctx, state, row, train.client(ctx.member.id))
 
-    client = measure(task, model_of, batch_size)
+    client = measure(task._replace(predict=algorithm.predict), model_of, batch_size)
     work = Work(client, _totals(), lambda sent, member: sent)
     return _run(lambda hyper: work, (state, train), rows, data, plan, mesh)
 
@@ -285,14 +284,3 @@ def mean_of(each: dict[str, Array]) -> dict[str, Array]:
     names = [n.removesuffix("_sum") for n in each if n.endswith("_sum")]
     total = {n: jnp.sum(v, axis=0) for n, v in each.items()}
     return {n: total[f"{n}_sum"] / jnp.maximum(total[f"{n}_count"], 1) for n in names}
-
-
-def spread(name: str, aux: dict[str, Any]) -> dict[str, Array]:
-    """Mean and percentiles 10, 50, 90 of a metric over clients that hold examples."""
-    total, count = aux[f"{name}_sum"], aux[f"{name}_count"]
-    value = jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
-    quantiles = jnp.nanpercentile(value, jnp.array([10.0, 50.0, 90.0]))
-    return {
-        f"client_{name}_mean": jnp.nanmean(value),
-        **{f"client_{name}_p{p}": quantiles[i] for i, p in enumerate((10, 50, 90))},
-    }

@@ -83,6 +83,7 @@ def run_round(
     every later one: the state stays the last good one, with `sound` False. Rounds are counted
     on, for where runs share a program they share its draws, which come of the round.
     """
+    data = data.at(state.round)
     of_round = keys.round_key(key, state.round)
     draw = keys.server_key(of_round, keys.Purpose.SAMPLE)
     sampled, cohort = sampler.sample(draw, state.sampler, state.round)

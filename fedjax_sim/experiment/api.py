@@ -14,6 +14,7 @@ from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.run_result import Run
 from fedjax_sim.experiment.session import OnProgress, Progress, Session
 from fedjax_sim.experiment.settings import ConfigText, Diagnosis, Settings
+from fedjax_sim.experiment.systems import Systems
 
 
 def run(
@@ -43,6 +44,7 @@ def run(
     drop_stragglers: bool = False,
     diagnosis: Diagnosis = Diagnosis(),  # noqa: B008 - frozen
     policy: Policy = Policy(),  # noqa: B008 - frozen
+    systems: Systems | None = None,
     groups: Any = None,
 ) -> Run:
     """Train a recipe on a federation.
@@ -74,6 +76,8 @@ def run(
       diagnosis: what is watched: `Diagnosis(verdict=True, drift_every=10)`.
       policy: what the run does about its own course, such as
         `Policy(stop_on=("converged",))` or `Policy(on_trouble="restore")`.
+      systems: devices, links and a virtual clock, such as
+        `Systems(select="tiers", dropout=0.1)`; records then carry `virtual_time_s`.
       groups: int `[N]`, each client's group, for diagnosis by group; those planted in the
         federation by default.
 
@@ -102,6 +106,7 @@ def run(
         drop_stragglers=drop_stragglers,
         diagnosis=diagnosis,
         policy=policy,
+        systems=systems,
     )
     session = Session(
         recipe,

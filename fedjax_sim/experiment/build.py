@@ -19,10 +19,11 @@ from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.experiment import config, optimizers
 from fedjax_sim.experiment.build_task import make_model, make_task, model_table, task_table, within
 from fedjax_sim.experiment.config import Experiment, Table
-from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK
+from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, TASK, Piece
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.sections import BATCH_FIELDS
 from fedjax_sim.experiment.settings import Diagnosis, Settings
+from fedjax_sim.experiment.systems import Systems
 
 _PLAN_FIELDS = ("lanes", "devices", "chunk")
 
@@ -59,7 +60,7 @@ def build(experiment: Experiment, data: Federation | None = None) -> Built:
     """
     data = federation(experiment) if data is None else data
     settings = _settings(experiment, data)
-    recipe = make_recipe(experiment, data.meta)
+    recipe = make_recipe(experiment, data.meta, data.train.sizes)
     table = task_table(experiment, data)
     filled = {"task": table, "model": model_table(experiment, table)}
     model = make_model(experiment, filled["model"])
@@ -86,10 +87,19 @@ def federation(experiment: Experiment) -> Federation:
         with within(PARTITION, part):
             values["partition"] = experiment.pieces[PARTITION].make()(**part)
     with within(DATA, experiment.params(DATA)), within(PARTITION, experiment.params(PARTITION)):
-        made = piece.make()(**values)
+        made = _checked(piece, piece.make()(**values))
+    if PLANT not in experiment.pieces:
+        return made
+    plant, params = experiment.pieces[PLANT], experiment.params(PLANT)
+    with within(PLANT, params):
+        return _checked(plant, plant.make()(made, **params))
+
+
+def _checked(piece: Piece, made: Any) -> Federation:
+    """What a dataset or a plant returned, refused where it is no federation or a bad one."""
     if not isinstance(made, Federation):
         remedy = f"must return a Federation, and returned a {type(made).__name__}"
-        raise InputError("data.name", piece.name, remedy)
+        raise InputError(f"{piece.section}.name", piece.name, remedy)
     if piece.is_own:
         _check(made)
     return made
@@ -111,12 +121,13 @@ def _check(made: Federation) -> None:
             check_labels("data.central_test.y", y, made.n_classes)
 
 
-def make_recipe(experiment: Experiment, meta: dict[str, Any]) -> Recipe:
+def make_recipe(experiment: Experiment, meta: dict[str, Any], sizes: Any = None) -> Recipe:
     """The experiment's algorithm; every number of its sections but whole ones is a traced leaf.
 
     Args:
       experiment: validated.
       meta: what the data know of themselves, for algorithms that ask for it.
+      sizes: int `[N]`, clients' examples; None where only the recipe's numbers are wanted.
     """
     piece, client = experiment.pieces[ALGORITHM], experiment.client
     entry = piece.entry
@@ -125,6 +136,8 @@ def make_recipe(experiment: Experiment, meta: dict[str, Any]) -> Recipe:
     values = experiment.params(ALGORITHM)
     values |= {name: getattr(client, theirs) for name, theirs in entry.from_client.items()}
     values |= {n: meta[key] for n, key in entry.from_data.items() if key in meta}
+    if values.get("weighting") == "groups" and sizes is not None:
+        values["weighting"] = _by_group(meta, sizes)
     if entry.batches:
         values |= {name: getattr(client, name) for name in BATCH_FIELDS}
         values["batch_size"] = None if client.batch_size == "full" else client.batch_size
@@ -150,6 +163,16 @@ def make_recipe(experiment: Experiment, meta: dict[str, Any]) -> Recipe:
     return _under_policy(recipe, experiment)
 
 
+def _by_group(meta: dict[str, Any], sizes: Any) -> Callable[..., Any]:
+    """`algorithm.weighting = "groups"`, the groups being those planted in the data."""
+    from fedjax_sim.clients.weights import by_group
+
+    if "group" not in meta:
+        remedy = "needs data whose clients have groups, such as those of synthetic clusters"
+        raise InputError("algorithm.weighting", "groups", remedy)
+    return by_group(meta["group"], sizes)
+
+
 def _under_policy(recipe: Recipe, experiment: Experiment) -> Recipe:
     """The recipe under the experiment's batch-norm policy."""
     policy = experiment.client.batch_norm
@@ -169,6 +192,8 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
     values |= {name: getattr(plan, name) for name in ("lowering", "float64")}
     values["diagnosis"] = Diagnosis(**experiment.diagnosis.model_dump())
     values["policy"] = Policy(**experiment.policy.model_dump())
+    if experiment.systems is not None:
+        values["systems"] = Systems(**experiment.systems.model_dump())
     for name in _PLAN_FIELDS:
         value = getattr(plan, name)
         values[name] = None if value == "auto" else value

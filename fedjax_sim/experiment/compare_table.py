@@ -38,7 +38,9 @@ def text(comparison: Comparison, width: int) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+    console = Console(
+        file=out, width=width, color_system=None, legacy_windows=False, force_jupyter=False
+    )
     for part in renderables(comparison):
         console.print(part, highlight=False)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

@@ -1,8 +1,8 @@
 """Experiment files: read, overridden, validated once, and written out resolved.
 
-A file has the sections [data] with [data.partition], [model], [task], [algorithm], [client],
-[server], [run], [diagnosis], [policy] and [plan]. `resolve` gives an `Experiment`; its
-`to_toml` alone runs again.
+A file has the sections [data] with [data.partition] and [data.plant], [model], [task],
+[algorithm], [client], [server], [run], [diagnosis], [policy], [systems] and [plan]. `resolve`
+gives an `Experiment`; its `to_toml` alone runs again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pydantic import ValidationError
 from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment import pieces, schema
-from fedjax_sim.experiment.messages import explain
-from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, Piece
-from fedjax_sim.experiment.sections import BATCH_FIELDS, Diagnosis, Plan, Policy, Run
+from fedjax_sim.experiment.messages import MISSING, explain
+from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, Piece
+from fedjax_sim.experiment.sections import BATCH_FIELDS, Diagnosis, Plan, Policy, Run, Systems
 
 DEFAULT = Path(__file__).with_name("default.toml")
 Table = dict[str, Any]
+_NO_PARAMETERS = ("name", "partition", "plant")
 _NAMES = {DATA: "digits", PARTITION: "dirichlet", MODEL: "mlp", ALGORITHM: "fedavg"}
 
 
@@ -41,6 +42,7 @@ class Experiment:
       run: the validated [run].
       diagnosis: the validated [diagnosis].
       policy: the validated [policy].
+      systems: the validated [systems], or None.
       plan: the validated [plan].
       notes: what a person should be told: keys that a renamed piece left behind.
     """
@@ -53,11 +55,12 @@ class Experiment:
     diagnosis: Diagnosis
     policy: Policy
     plan: Plan
+    systems: Systems | None = None
     notes: tuple[str, ...] = ()
 
     def params(self, section: str) -> Table:
         """A piece's parameters as given or by default, without its name."""
-        return {k: v for k, v in _at(self.table, section).items() if k not in ("name", "partition")}
+        return {k: v for k, v in _at(self.table, section).items() if k not in _NO_PARAMETERS}
 
     def to_toml(self, **changes: Table) -> str:
         """The resolved experiment as text.
@@ -168,6 +171,7 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
         run=valid.run,
         diagnosis=valid.diagnosis,
         policy=valid.policy,
+        systems=valid.systems,
         plan=valid.plan,
         notes=tuple(notes),
     )
@@ -185,6 +189,8 @@ def _find_pieces(merged: Table) -> dict[str, Piece]:
         name = _at(merged, section).get("name", _NAMES.get(section))
         if section == PARTITION and not _takes_partition(found[DATA]):
             continue
+        if section == PLANT and name is None and "plant" in _at(merged, DATA):
+            name = MISSING
         if name is not None:
             found[section] = pieces.find(section, name)
     return found
@@ -201,7 +207,7 @@ def _leave_behind(
     kept, gone = copy.deepcopy(merged), []
     for section, piece in found.items():
         if _renamed(section, file, overrides) and not piece.is_open:
-            for key in _at(file, section).keys() - piece.fields.keys() - {"name", "partition"}:
+            for key in _at(file, section).keys() - piece.fields.keys() - {*_NO_PARAMETERS}:
                 gone.append(_drop(kept, overrides, section, key))
     if PARTITION not in found and _renamed(DATA, file, overrides):
         gone.append(_drop(kept, overrides, DATA, "partition"))

@@ -13,6 +13,7 @@ from fedjax_sim.core.types import Array, Model, Moment, PyTree
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.diagnostics import watch as watching
 from fedjax_sim.diagnostics.drift import drift_panel, drift_watch
+from fedjax_sim.diagnostics.groups_watch import final_groups, groups_watch
 from fedjax_sim.diagnostics.series import Sketch
 from fedjax_sim.diagnostics.verdict import Verdict, verdict
 from fedjax_sim.engine.bind import Panel
@@ -21,7 +22,7 @@ from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment.records import Record
 from fedjax_sim.experiment.settings import Settings
 
-VERDICT, DRIFT = "verdict", "drift"
+VERDICT, DRIFT, GROUPS = "verdict", "drift", "groups"
 _ASKED = 4  # clients of a cohort whose gradients the noise probe draws
 
 
@@ -39,10 +40,26 @@ def panel_of(settings: Settings, groups: np.ndarray | None) -> Panel | None:
 
 
 def watch_of(
-    settings: Settings, task: Task, plan: Plan, mesh: Mesh, groups: np.ndarray | None
+    settings: Settings,
+    task: Task,
+    plan: Plan,
+    mesh: Mesh,
+    groups: np.ndarray | None,
+    found: int = 0,
 ) -> Watch | None:
-    """Everything that is watched, as one `Watch` whose state is a dict, or None."""
+    """Everything that is watched, as one `Watch` whose state is a dict, or None.
+
+    Args:
+      settings: what of it is wanted.
+      task: what is learned.
+      plan: lanes and devices.
+      mesh: its devices.
+      groups: int `[N]`, each client's true group, or None.
+      found: M where the algorithm itself sorts clients into groups: that is always watched.
+    """
     watches: dict[str, Watch] = {}
+    if found:
+        watches[GROUPS] = groups_watch(found, groups)
     if settings.diagnosis.verdict:
         watches[VERDICT] = watching.watch(groups)
     if settings.diagnosis.drift_every:
@@ -81,6 +98,20 @@ def of_groups(state: RunState) -> list[dict[str, Any]]:
     watched = state.watch.get(VERDICT) if state.watch else None
     found = [] if watched is None else watching.group_series_of(watched)
     return [_of_sketches(series).as_dict() for series in found]
+
+
+def groups_found(state: RunState, prepared: Any) -> dict[str, Any]:
+    """What the groups came to into which the algorithm sorted the clients; empty without any.
+
+    Args:
+      state: of the run's end.
+      prepared: the run, `prepare.Prepared`.
+    """
+    watched = state.watch.get(GROUPS) if state.watch else None
+    if watched is None:
+        return {}
+    recipe = prepared.recipe
+    return final_groups(watched, recipe.build(**recipe.hyper).groups, prepared.groups)
 
 
 def _of_sketches(series: Mapping[str, Sketch]) -> Verdict:

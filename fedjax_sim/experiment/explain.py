@@ -101,7 +101,9 @@ class Explanation:
         from rich.console import Console
 
         out = io.StringIO()
-        console = Console(file=out, width=width, color_system=None, legacy_windows=False)
+        console = Console(
+            file=out, width=width, color_system=None, legacy_windows=False, force_jupyter=False
+        )
         for table in self.tables():
             console.print(table)
         return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())

@@ -16,6 +16,7 @@ SUMMARY = "summary.json"
 FINAL = "final"
 CURVES = "curves.png"
 DRIFT = "drift.png"
+TIMELINE = "timeline.png"
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.toml"
 

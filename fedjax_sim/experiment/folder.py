@@ -30,11 +30,16 @@ def config_of(given: ConfigText | None, prepared: Prepared) -> str:
     import tomli_w
 
     resolved = dataclasses.asdict(prepared.settings)
-    settings = {n: v for n, v in resolved.items() if v is not None}  # TOML knows no null
+    settings = _without_none(resolved)  # TOML knows no null
     plan = {n: settings.pop(n) for n in _PLAN}
     head = "# Made in Python: task and data are in the script that called run().\n"
     algorithm = {"name": prepared.name, "hyper": {n: float(v) for n, v in prepared.hyper.items()}}
     return head + tomli_w.dumps({"algorithm": algorithm, "run": settings, "plan": plan})
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    kept = {n: v for n, v in table.items() if v is not None}
+    return {n: _without_none(v) if isinstance(v, dict) else v for n, v in kept.items()}
 
 
 class Folder:
@@ -150,6 +155,7 @@ class Folder:
             good = run.summary["good_rounds"]
             notes.append(f"{files.FINAL}/ holds the last good model, that of round {good:,}")
         draw(self.out, run.records, run.summary)
+        _draw_timeline(self.out, run)
         text = json.dumps(_jsonable(run.summary), indent=2, allow_nan=False) + "\n"
         files.write_whole(self.out / files.SUMMARY, text)
         return tuple(notes)
@@ -177,6 +183,18 @@ def draw(out: Path, records: list[Record], summary: dict[str, Any]) -> None:
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=150)
         figure.clear()
+
+
+def _draw_timeline(out: Path, run: run_result.Run) -> None:
+    """Write the picture of the virtual clock, where there is one."""
+    log = None if run.state is None else getattr(run.state.sampler, "log", None)
+    if log is None or "virtual_time_s" not in (run.records or [{}])[-1]:
+        return
+    from fedjax_sim.experiment.timeline_plot import timeline_picture
+
+    figure = timeline_picture(log, run.records, run.summary)
+    figure.savefig(out / files.TIMELINE, dpi=150)
+    figure.clear()
 
 
 def _jsonable(value: Any) -> Any:

@@ -43,7 +43,10 @@ def identity(prepared: Prepared, state: PyTree, config: str) -> str:
 
 def _data(federation: Federation) -> dict[str, str]:
     def of(shards: Shards | None) -> list[Any]:
-        return [] if shards is None else [shards.x, shards.y, shards.offsets, shards.sizes]
+        if shards is None:
+            return []
+        stages = [v for v in (shards.stages, shards.stage_rounds) if v is not None]
+        return [shards.x, shards.y, shards.offsets, shards.sizes, *stages]
 
     parts = {
         "train": of(federation.train),

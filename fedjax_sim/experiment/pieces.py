@@ -11,17 +11,18 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from fedjax_sim.algorithms.registry import ALGORITHMS, Entry
+from fedjax_sim.algorithms.registry import ALGORITHMS, Entry, Param
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment.messages import one_of
 from fedjax_sim.experiment.sections import BATCH_FIELDS
 
 DATA, PARTITION, MODEL, TASK, ALGORITHM = "data", "data.partition", "model", "task", "algorithm"
-PIECES = (DATA, PARTITION, MODEL, TASK, ALGORITHM)
+PLANT = "data.plant"
+PIECES = (DATA, PARTITION, PLANT, MODEL, TASK, ALGORITHM)
 _TAKEN_ELSEWHERE = {
     DATA: {"partition"},
     MODEL: {"rngs", "parent", "name"},
@@ -136,10 +137,10 @@ def load_own(field: str, name: str) -> Callable[..., Any]:
 def _registry(section: str) -> dict[str, Any]:
     if section == ALGORITHM:
         return ALGORITHMS
-    if section in (DATA, PARTITION):
-        from fedjax_sim.data import registry
+    if section in (DATA, PARTITION, PLANT):
+        from fedjax_sim.data.registry import DATASETS, PARTITIONS, PLANTS
 
-        return registry.DATASETS if section == DATA else registry.PARTITIONS
+        return {DATA: DATASETS, PARTITION: PARTITIONS, PLANT: PLANTS}[section]
     from fedjax_sim.tasks import registry as tasks
 
     return tasks.MODELS if section == MODEL else tasks.TASKS
@@ -160,7 +161,9 @@ def _declared(entry: Entry) -> dict[str, tuple[Any, Any]]:
     """Fields of a registered algorithm's parameters."""
     fields: dict[str, tuple[Any, Any]] = {}
     for name, p in entry.params.items():
-        if p.choices:
+        if p.forms:
+            fields[name] = (_word_or_form(p), p.default)
+        elif p.choices:
             fields[name] = (Literal[p.choices], p.default)
         else:
             bounds = {"ge": p.low, "le": p.high, "gt": p.above, "lt": p.below}
@@ -169,13 +172,30 @@ def _declared(entry: Entry) -> dict[str, tuple[Any, Any]]:
     return fields
 
 
+def _word_or_form(p: Param) -> Any:
+    """The type of a field that takes a word, or a word with a number after its colon."""
+    heads = {form.partition(":")[0] for form in p.forms}
+
+    def check(value: str) -> str:
+        head, colon, number = value.partition(":")
+        if value in p.choices or (colon and head in heads and number.strip()):
+            return value
+        raise ValueError(one_of(value, (*p.choices, *p.forms)))
+
+    return Annotated[str, AfterValidator(check)]
+
+
 def _signature_fields(section: str, build: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     fields: dict[str, tuple[Any, Any]] = {}
-    for name, p in inspect.signature(build).parameters.items():
+    for place, (name, p) in enumerate(inspect.signature(build).parameters.items()):
+        if section == PLANT and place == 0:
+            continue  # the federation
         variadic = p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         if variadic or name in _TAKEN_ELSEWHERE.get(section, ()):
             continue
         kind, default = _type(p.annotation), p.default
+        if isinstance(default, tuple):
+            default = list(default)  # as a file would give it
         if name in _FILLED_IN.get(section, ()):
             kind, default = kind | None, None
         elif default is p.empty:

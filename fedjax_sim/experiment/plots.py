@@ -44,7 +44,7 @@ class Series(NamedTuple):
 
 
 def curves(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
-    """Accuracy (with the clients' 10 to 90 % band) and losses by round.
+    """Accuracy (with the clients' 10 to 90 % band and their worst tenth) and losses by round.
 
     A panel whose values no round has is left out: without an evaluation only the training
     loss is drawn, and where no model is shared only what clients measured.
@@ -105,12 +105,17 @@ def _accuracy_panel(
     low = _series(records, "client_accuracy_p10", "", GREEN)
     high = _series(records, "client_accuracy_p90", "", GREEN)
     banded = len(low.rounds) > 1 and len(low.rounds) == len(high.rounds)
+    worst = _series(records, "client_accuracy_worst10", "", GREEN)
+    tailed = banded and bool(np.isfinite(worst.values).any())
     if banded:
         ax.fill_between(low.rounds, low.values, high.values, color=GREEN, alpha=0.13, lw=0)
+    if tailed:
+        ax.plot(worst.rounds, worst.values, color=GREEN, lw=1.2, ls=(0, (4, 2)))
     _lines(ax, series)
     least = min(np.nanmin(s.values) for s in series)
-    if banded and np.isfinite(low.values).any():
-        least = min(least, np.nanpercentile(low.values, 10))
+    for lower in (low, worst) if banded else ():
+        if np.isfinite(lower.values).any():
+            least = min(least, np.nanpercentile(lower.values, 10))
     bottom = max(0.0, np.floor((least - 0.02) * 10) / 10)
     ax.set_ylim(bottom, 1.0 + 0.02 * (1.0 - bottom))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -118,6 +123,7 @@ def _accuracy_panel(
     _end_labels(ax, series, lambda v: f"{100 * v:.1f} %")
     if banded:
         words = "shaded: 10th to 90th percentile of clients"
+        words += "\ndashed: mean of the worst tenth" if tailed else ""
         ax.text(0.99, 0.03, words, transform=ax.transAxes, ha="right", color=GREEN, fontsize=8)
 
 

@@ -53,6 +53,7 @@ class Prepared:
       recipe: the algorithm before it was bound.
       panel: what a round's pieces are wrapped with to measure them, or None.
       watch: diagnosis inside the round loop, or None.
+      groups: int `[N]`, each client's group, or None.
     """
 
     task: Task
@@ -69,6 +70,7 @@ class Prepared:
     recipe: Recipe
     panel: Panel | None = None
     watch: Watch | None = None
+    groups: np.ndarray | None = None
 
     @property
     def chunk(self) -> int:
@@ -119,7 +121,7 @@ class Prepared:
     def probe(self) -> Callable[..., dict[str, Array]]:
         """What evaluation rounds measure; jitted, so that its one trace serves every caller."""
         batch = self.settings.eval_batch_size
-        made = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch)
+        made = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch, self.groups)
         return jax.jit(made, inline=True)
 
 
@@ -152,7 +154,7 @@ def prepare(
     _check_types(recipe, federation)
     bound = _bind_task(task, federation)
     numbers = _hyper(recipe, hyper)
-    sampler = _sampler(recipe, federation, settings, sampler)
+    sampler, wanted = _sampler(recipe, bound, federation, settings, sampler)
     model = jax.eval_shape(bound.init, jax.random.key(0))
     plan = plans.choose(
         tree.n_entries(model.params),
@@ -169,7 +171,7 @@ def prepare(
     algorithm = bind(recipe, bound, plan, mesh, panel=panel)
     resolved = dataclasses.replace(
         settings,
-        cohort=sampler.size,
+        cohort=wanted,
         lanes=plan.lanes,
         devices=plan.devices,
         chunk=settings.chunk or choose_chunk(model, federation, sampler.size, settings),
@@ -188,7 +190,10 @@ def prepare(
         name=recipe.name,
         recipe=recipe,
         panel=panel,
-        watch=diagnosis.watch_of(settings, bound, plan, mesh, of_client),
+        watch=diagnosis.watch_of(
+            settings, bound, plan, mesh, of_client, recipe.build(**numbers).groups
+        ),
+        groups=of_client,
     )
 
 
@@ -266,17 +271,33 @@ def _hyper(recipe: Recipe, given: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _sampler(
-    recipe: Recipe, federation: Federation, settings: Settings, sampler: Sampler | None
-) -> Sampler:
+    recipe: Recipe, task: Task, federation: Federation, settings: Settings, sampler: Sampler | None
+) -> tuple[Sampler, int]:
+    """Who takes part, and K, the reports that a round waits for."""
     n = federation.n_clients
+    wanted = recipe.cohort or settings.cohort or min(10, n)
     if sampler is None:
-        sampler = uniform(recipe.cohort or settings.cohort or min(10, n), n)
+        own = uniform(wanted, n)
     elif sampler.size != (settings.cohort or sampler.size):
         remedy = f"must be left out, or be the sampler's {sampler.size}"
         raise InputError("cohort", settings.cohort, remedy)
+    else:
+        own, wanted = sampler, sampler.size
+    if settings.systems is not None:
+        from fedjax_sim.experiment.system_model import system_sampler
+
+        return system_sampler(
+            settings.systems,
+            recipe,
+            task,
+            federation,
+            cohort=wanted,
+            rounds=settings.rounds,
+            sampler=sampler,
+        ), wanted
     if settings.stragglers > 0:
-        return with_stragglers(sampler, settings.stragglers, drop=settings.drop_stragglers)
-    return sampler
+        own = with_stragglers(own, settings.stragglers, drop=settings.drop_stragglers)
+    return own, wanted
 
 
 def _start(init: Any, like: Model) -> Model:

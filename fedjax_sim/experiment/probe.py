@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -12,9 +13,11 @@ from fedjax_sim.core.contracts import Algorithm, Task
 from fedjax_sim.core.types import Array
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.data.federated import Federation, Shards
+from fedjax_sim.diagnostics import fairness
 from fedjax_sim.engine import evaluate
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState
+from fedjax_sim.experiment.direction import better
 from fedjax_sim.experiment.settings import Settings
 
 
@@ -27,7 +30,8 @@ class ProbeData(NamedTuple):
         model is shared, or there are no such examples.
       central: the central examples where their shape is not that of the clients', or None.
       owner: int32 `[e]`, whose examples the first e rows of `shared` are; None for none.
-      personal: every client's own test examples, where clients have models of their own.
+      personal: every client's own test examples, where clients have models of their own or
+        their examples change with the round.
     """
 
     shared: DeviceShards | None
@@ -40,7 +44,10 @@ def shards_for_device(shards: Shards) -> DeviceShards:
     """The arrays of `shards` with int32 offsets, still on the host."""
     sizes, offsets = (np.asarray(v, np.int32) for v in (shards.sizes, shards.offsets))
     arrays: list[Any] = [shards.x, shards.y, offsets, sizes]
-    return DeviceShards(*arrays, longest=max(1, int(sizes.max())))
+    whole: Any = lambda v: None if v is None else np.asarray(v, np.int32)  # noqa: E731
+    stages, rounds = whole(shards.stages), whole(shards.stage_rounds)
+    longest = max(1, int(sizes.max()))
+    return DeviceShards(*arrays, longest=longest, stages=stages, stage_rounds=rounds)
 
 
 def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings) -> ProbeData:
@@ -55,13 +62,14 @@ def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings)
     if central is not None and len(central[0]) == 0:
         central = None
     personal = None
-    if own is not None and (algorithm.personal or algorithm.global_model is None):
+    changing = own is not None and own.stages is not None
+    if own is not None and (changing or algorithm.personal or algorithm.global_model is None):
         personal, own = shards_for_device(own), None
     if own is None:
         shared = None if central is None else _flat([central], settings)
         return ProbeData(shared, None, None, personal)
     owner: Any = np.repeat(np.arange(len(own.sizes), dtype=np.int32), own.sizes)
-    mine = _in_order(own)
+    mine = own.in_order()
     if central is None or not _alike(mine, central):
         other = None if central is None else _flat([central], settings)
         return ProbeData(_flat([mine], settings), other, owner, None)
@@ -79,24 +87,29 @@ def _alike(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
     return all(p.shape[1:] == q.shape[1:] and p.dtype == q.dtype for p, q in zip(a, b, strict=True))
 
 
-def _in_order(shards: Shards) -> tuple[Any, Any]:
-    """Examples client by client, without rows that are no client's."""
-    begin = np.cumsum(shards.sizes) - shards.sizes
-    if len(shards.x) == shards.sizes.sum() and np.array_equal(begin, shards.offsets):
-        return shards.x, shards.y
-    slot = np.arange(shards.sizes.sum()) - np.repeat(begin, shards.sizes)
-    rows = np.repeat(shards.offsets, shards.sizes) + slot
-    return shards.x[rows], shards.y[rows]
-
-
 def make_probe(
-    algorithm: Algorithm, task: Task, plan: Plan, mesh: Mesh, batch_size: int
+    algorithm: Algorithm,
+    task: Task,
+    plan: Plan,
+    mesh: Mesh,
+    batch_size: int,
+    groups: np.ndarray | None = None,
 ) -> Callable[[Array, RunState, DeviceShards, ProbeData], dict[str, Array]]:
     """A function `(key, RunState, train, ProbeData) -> {name: scalar}` for `make_simulate`.
 
-    Names are `test_*` for the global model on the central test set, and
-    `client_*_mean/p10/p50/p90` over clients that hold test examples, each with the model it
-    would use.
+    Names are `test_*` for the global model on the central test set; `client_*_mean`, `_p10`,
+    `_p50`, `_p90`, `_std`, `_worst10`, `_cvar`, `_jain`, `_gini` (see `diagnostics.fairness`)
+    over clients that hold test examples, each with the model it would use; and `group_*_min`
+    (`_max` of a loss) and `group_*_gap` over the means of clients' groups. Where data change
+    with the round, all are of the round just done.
+
+    Args:
+      algorithm: gives the models.
+      task: gives predictions and metrics.
+      plan: lanes and devices.
+      mesh: the plan's devices.
+      batch_size: examples an evaluation step, for clients' own models.
+      groups: int `[N]`, each client's group, or None.
     """
 
     def shared(state: RunState, n: int, data: DeviceShards, owner: Array | None) -> Any:
@@ -108,7 +121,9 @@ def make_probe(
         if first < data.x.shape[0]:
             central = evaluate.mean_of({name: v[first:] for name, v in each.items()})
             values |= {f"test_{name}": value for name, value in central.items()}
-        return values if owner is None else values | _spreads(evaluate.by_owner(each, owner, n))
+        if owner is None:
+            return values
+        return values | _spreads(evaluate.by_owner(each, owner, n), groups)
 
     def personal(state: RunState, train: DeviceShards, data: DeviceShards) -> dict[str, Array]:
         _, sums = evaluate.evaluate_clients(
@@ -122,24 +137,38 @@ def make_probe(
             mesh=mesh,
             batch_size=min(batch_size, data.longest),
         )
-        return _spreads(sums)
+        return _spreads(sums, groups)
 
     def probe(
         key: Array, state: RunState, train: DeviceShards, data: ProbeData
     ) -> dict[str, Array]:
         del key
         values: dict[str, Array] = {}
+        done = jnp.maximum(state.round - 1, 0)
+        train = train.at(done)
         if data.shared is not None:
             values |= shared(state, train.n_clients, data.shared, data.owner)
         if data.central is not None:
             values |= shared(state, train.n_clients, data.central, None)
-        return values if data.personal is None else values | personal(state, train, data.personal)
+        own = data.personal
+        return values if own is None else values | personal(state, train, own.at(done))
 
     return probe
 
 
-def _spreads(sums: dict[str, Array]) -> dict[str, Array]:
-    values: dict[str, Array] = {}
-    for name in [n.removesuffix("_sum") for n in sums if n.endswith("_sum")]:
-        values |= evaluate.spread(name, sums)
+def _spreads(sums: dict[str, Array], groups: np.ndarray | None) -> dict[str, Array]:
+    """How the metrics fall on clients and groups, from `{metric_sum, metric_count: [N]}`."""
+    names = [n.removesuffix("_sum") for n in sums if n.endswith("_sum")]
+    if not names:
+        return {}
+    holds = {n: sums[f"{n}_count"] > 0 for n in names}
+    of_client = {n: sums[f"{n}_sum"] / jnp.maximum(sums[f"{n}_count"], 1) for n in names}
+    signs = {n: better(n) for n in names}
+    found = fairness.spreads(of_client, holds, signs)
+    values = {f"client_{n}_{what}": v for n in names for what, v in found[n].items()}
+    if groups is not None:
+        kinds, ids = np.unique(groups, return_inverse=True)
+        for n in names:
+            of_groups = fairness.parity(of_client[n], holds[n], ids, len(kinds), direction=signs[n])
+            values |= {f"group_{n}_{what}": v for what, v in of_groups.items()}
     return values

@@ -50,7 +50,8 @@ def chunk_records(
 
     Returns:
       One JSON-ready object a round. `uplink_bytes` and `downlink_bytes` are of that round:
-      bytes a client times `cohort_present`.
+      bytes a client times `cohort_present`; of a sampler that tells `clients_chosen`, what is
+      sent down goes to all of these.
     """
     probes, (before, after) = set(probes), seconds
     flags = dict.fromkeys(probes, "probed") | flags_of(buffers)
@@ -62,6 +63,8 @@ def chunk_records(
     for i in range(rounds):
         row = {n: column[i] for n, column in columns.items()}
         row |= {n: row[each] * row["cohort_present"] for n, each in EACH.items() if each in row}
+        if "clients_chosen" in row and EACH["downlink_bytes"] in row:  # the late received too
+            row["downlink_bytes"] = row[EACH["downlink_bytes"]] * row["clients_chosen"]
         keep = [n for n in order if n in row and (n not in flags or row[flags[n]])]
         wall = before + (after - before) * (i + 1) / rounds
         record = {"round": first_round + i, "wall_time_s": round(wall, 6)}

@@ -13,11 +13,14 @@ _METRICS = {
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
     "client_accuracy_mean": "clients' accuracy, mean",
-    "client_accuracy_p10": "clients' accuracy, 10th percentile",
+    "client_accuracy_worst10": "clients' accuracy, worst 10 %",
+    "client_accuracy_jain": "clients' accuracy, Jain's index",
+    "group_accuracy_min": "worst group's accuracy",
     "client_loss_mean": "clients' loss, mean",
     "train_loss": "train loss",
 }
 _NOT_METRICS = {"uplink_bytes", "downlink_bytes", "cohort_present", "client_steps"}
+_OF_CLIENTS = ("_p10", "_p50", "_p90", "_std", "_worst10", "_cvar", "_jain", "_gini")
 _WIDTH = 78
 
 
@@ -34,7 +37,9 @@ def closing_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, An
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=_WIDTH, color_system=None, legacy_windows=False)
+    console = Console(
+        file=out, width=_WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
+    )
     for table in tables(records, summary):
         console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
@@ -87,7 +92,7 @@ def _metrics(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -
         table.add_column(title, justify="right")
     others = [n for n in final if n.startswith(("test_", "client_")) and n not in _METRICS]
     others = [n for n in others if n not in _NOT_METRICS and not n.startswith(("client_accuracy",))]
-    others = [n for n in others if not n.endswith(("_p10", "_p50", "_p90"))]
+    others = [n for n in others if not n.endswith(_OF_CLIENTS)]
     for name in [*_METRICS, *others]:
         if name not in final:
             continue
@@ -122,6 +127,8 @@ def _cost_lines(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     if seconds is not None:
         speed = f", {rounds / seconds:.3g} rounds/s" if seconds > 0 else ""
         lines.append(("rounds", f"{rounds:,} in {duration(seconds)}{speed}"))
+    if s.get("virtual_seconds"):
+        lines.append(("virtual time", duration(s["virtual_seconds"])))
     if s.get("compile_seconds"):
         lines.append(("compile", duration(s["compile_seconds"])))
     if "client_steps" in s:
@@ -146,6 +153,8 @@ def measure(name: str, value: float | None) -> str:
     """A metric's value in its usual form: accuracies in percent."""
     if value is None:
         return "not finite"
+    if name.endswith(("_jain", "_gini")):
+        return f"{value:.4f}"
     return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"
 
 

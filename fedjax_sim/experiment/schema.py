@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, create_model
 
 from fedjax_sim.algorithms.registry import Entry
-from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, TASK, Piece
+from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, TASK, Piece
 from fedjax_sim.experiment.sections import (
     BATCH_FIELDS,
     Client,
@@ -19,6 +19,7 @@ from fedjax_sim.experiment.sections import (
     Run,
     Server,
     Strict,
+    Systems,
 )
 
 SECTIONS = (
@@ -48,6 +49,7 @@ def experiment_model(raw: Mapping[str, Any], found: Mapping[str, Piece]) -> type
         "run": (Run, ...),
         "diagnosis": (Diagnosis, ...),
         "policy": (Policy, ...),
+        "systems": (Systems | None, None),
         "plan": (Plan, ...),
     }
     if not entry.server:
@@ -71,8 +73,11 @@ class _Open(Strict):
 
 
 def _data_model(raw: Mapping[str, Any], found: Mapping[str, Piece]) -> type[Strict]:
+    plant: dict[str, Any] = {}
+    if PLANT in found:
+        plant["plant"] = (_piece_model(found[PLANT]), ...)
     if PARTITION not in found:
-        return _piece_model(found[DATA])
+        return _piece_model(found[DATA], **plant)
     partition = found[PARTITION]
     data = raw.get("data")
     given = data.get("partition") if isinstance(data, Mapping) else None
@@ -82,7 +87,7 @@ def _data_model(raw: Mapping[str, Any], found: Mapping[str, Piece]) -> type[Stri
         for name, (kind, default) in partition.fields.items()
     }
     model = _piece_model(partition._replace(fields=partition.fields if named else fields))
-    return _piece_model(found[DATA], partition=(model, ...))
+    return _piece_model(found[DATA], partition=(model, ...), **plant)
 
 
 def _client_model(entry: Entry) -> type[Strict]:

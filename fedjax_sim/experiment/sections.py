@@ -282,6 +282,28 @@ class Diagnosis(Strict):
     noise_scale: bool = False
 
 
+class Systems(Strict):
+    """Devices, links and a virtual clock; see `systems.Systems`."""
+
+    fleet: Literal["phones", "equal"] = "phones"
+    select: Literal["uniform", "tiers", "adaptive_tiers", "equal_time"] = "uniform"
+    deadline_s: float | None = Field(None, gt=0)
+    late: Literal["absent", "partial"] = "absent"
+    over_select: float = Field(0.0, ge=0)
+    dropout: float = Field(0.0, ge=0, le=1)
+    availability: Literal["always", "bernoulli", "diurnal", "markov"] = "always"
+    online: float = Field(0.8, ge=0, le=1)
+    tiers: int = Field(5, ge=1)
+    tier_probabilities: list[float] | None = None
+    tier_interval: int = Field(10, ge=1)
+    retier_every: int = Field(0, ge=0)
+    equal_share: float = Field(0.5, ge=0, le=1)
+    median_flops: float = Field(2e9, gt=0)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    correlate: float = Field(0.0, ge=-1, le=1)
+    correlate_with: Literal["size", "group"] = "size"
+
+
 class Policy(Strict):
     """What a run does about its own course; see `policy.Policy`."""
 

@@ -20,7 +20,7 @@ from fedjax_sim.engine.forecast import Forecast
 from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment import records as recording
 from fedjax_sim.experiment.checkpoint import Position
-from fedjax_sim.experiment.diagnosis import judge, of_groups
+from fedjax_sim.experiment.diagnosis import groups_found, judge, of_groups
 from fedjax_sim.experiment.dispatch import Dispatch
 from fedjax_sim.experiment.folder import Folder, config_of
 from fedjax_sim.experiment.interrupt import Interrupted, Request, listen
@@ -308,8 +308,10 @@ class Session:
             good_rounds=self._good_rounds,
             course=None if self._keeper is None else self._keeper.course,
         )
-        groups = of_groups(state)
-        run = self._result(state, summary | ({"group_verdicts": groups} if groups else {}))
+        groups, found = of_groups(state), groups_found(state, self.prepared)
+        summary |= {"group_verdicts": groups} if groups else {}
+        summary |= {"groups": found} if found else {}
+        run = self._result(state, summary)
         if self._folder is None:
             return run
         return dataclasses.replace(run, notes=self._folder.finish(run))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fedjax_sim.core.checks import InputError, integer, number
 from fedjax_sim.experiment.policy import Policy
+from fedjax_sim.experiment.systems import Systems
 
 _CHECKPOINT_ROUNDS = 25
 
@@ -71,6 +72,7 @@ class Settings:
       drop_stragglers: stragglers are absent instead of doing part of their steps.
       diagnosis: what is watched.
       policy: what the run does about its own course.
+      systems: devices, links and a virtual clock; None: no time is simulated.
     """
 
     rounds: int = 100
@@ -90,6 +92,7 @@ class Settings:
     drop_stragglers: bool = False
     diagnosis: Diagnosis = Diagnosis()
     policy: Policy = Policy()  # noqa: RUF009 - frozen
+    systems: Systems | None = None
 
     def __post_init__(self) -> None:
         integer("seed", self.seed, least=0, most=2**32 - 1)
@@ -108,9 +111,14 @@ class Settings:
         for name in ("client_eval", "lowering", "float64", "drop_stragglers"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(name, getattr(self, name), "must be true or false")
-        for name, kind in (("diagnosis", Diagnosis), ("policy", Policy)):
+        kinds = {"diagnosis": Diagnosis, "policy": Policy}
+        kinds |= {} if self.systems is None else {"systems": Systems}
+        for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise InputError(name, getattr(self, name), f"must be a {kind.__name__}")
+        if self.systems is not None and self.stragglers > 0:
+            remedy = "is what systems simulate: leave it at 0, or systems out"
+            raise InputError("stragglers", self.stragglers, remedy)
 
 
 def next_stop(done: int, settings: Settings, chunk: int) -> int:

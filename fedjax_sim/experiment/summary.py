@@ -72,6 +72,8 @@ def summarize(
     if prepared.settings.diagnosis.verdict and records:
         found = diagnosis.of_records(records, diagnosis.facts_of(prepared, records))
         summary |= {"verdict": found} if found else {}
+    if records and "virtual_time_s" in records[-1]:
+        summary["virtual_seconds"] = records[-1]["virtual_time_s"]
     for name in ("uplink_bytes", "downlink_bytes"):
         if records and name in records[0]:
             summary[f"total_{name}"] = sum(r[name] for r in records)

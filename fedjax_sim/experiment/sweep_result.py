@@ -67,7 +67,9 @@ class Sweep:
         from rich.console import Console
 
         out = io.StringIO()
-        console = Console(file=out, width=_WIDTH, color_system=None, legacy_windows=False)
+        console = Console(
+            file=out, width=_WIDTH, color_system=None, legacy_windows=False, force_jupyter=False
+        )
         console.print(self.rich_table(metric))
         return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
 

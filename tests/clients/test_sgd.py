@@ -98,7 +98,7 @@ def test_weights():
         assert (float(value), value.dtype) == (want, jnp.float32)
     own = weigh(lambda size, steps, ctx: size * steps + ctx.member.id, 12, 5, context(client=3))
     assert float(own) == 63
-    with pytest.raises(InputError, match=r"weighting = sizes: must be one of: examples, steps"):
+    with pytest.raises(InputError, match=r"weighting = sizes: must be examples, uniform"):
         weigh("sizes", 1, 1, context())
 
 

@@ -13,15 +13,25 @@ import numpy as np
 import optax
 from helpers import Run, quick_jit, softmax_data, softmax_task
 
+from fedjax_sim.algorithms.afl import afl
 from fedjax_sim.algorithms.baselines import centralized, local_only
+from fedjax_sim.algorithms.cfl import cfl
 from fedjax_sim.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavgm, fedyogi
+from fedjax_sim.algorithms.fedem import fedem
+from fedjax_sim.algorithms.fedmgda import fedmgda
 from fedjax_sim.algorithms.fednova import fednova
 from fedjax_sim.algorithms.fedprox import fedprox
 from fedjax_sim.algorithms.fedsgd import fedsgd
+from fedjax_sim.algorithms.grouped import grouped
+from fedjax_sim.algorithms.hierfavg import hierfavg
+from fedjax_sim.algorithms.hypcluster import hypcluster
+from fedjax_sim.algorithms.ifca import ifca, ifca_gradient
 from fedjax_sim.algorithms.median import median
 from fedjax_sim.algorithms.negative_curvature import negative_curvature
 from fedjax_sim.algorithms.perturbed import perturbed
+from fedjax_sim.algorithms.qfedavg import qfedavg
 from fedjax_sim.algorithms.scaffold import scaffold
+from fedjax_sim.algorithms.term import term
 from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Cohort, Member
 from fedjax_sim.data.batching import DeviceShards
@@ -73,6 +83,7 @@ _LOCAL = {"lr": 0.3, "epochs": 2, "batch_size": 4}
 _WEIGHTED = {"weighting": weights, **_LOCAL}
 # The shuffle is one piece of code for all and half of a program's compile time.
 _ORDERED = {"shuffle": False, **_WEIGHTED}
+_GROUPS = [0, 1, 0, 2, 1, 2, 3, 3]
 
 TABLE: dict[str, Case] = {
     "fedavg": Case(lambda: fedavg(sgd, **_WEIGHTED), {"lr": 0.1}),
@@ -98,6 +109,47 @@ TABLE: dict[str, Case] = {
     "negative_curvature": Case(
         lambda: negative_curvature(sgd, lr=0.3, threshold=1.0, weighting=weights), {"lr": 0.1}
     ),
+    "qfedavg": Case(lambda: qfedavg(sgd, q=2.0, rate=0.3, **_ORDERED), {"q": 0.5}),
+    "term": Case(lambda: term(sgd, t=1.0, **_ORDERED), {"t": 3.0}),
+    # Shares reach 0, so that some clients have no part in some rounds.
+    "afl": Case(
+        lambda: afl(sgd, groups=_GROUPS, lambda_rate=1.0, **_ORDERED), {"lambda_rate": 2.0}
+    ),
+    "fedmgda": Case(
+        lambda: fedmgda(sgd, epsilon=0.2, server=optax.sgd(0.3), **_ORDERED), {"epsilon": 0.05}
+    ),
+    # Loose criteria, so that groups split and absent members are asked later.
+    "cfl": Case(
+        lambda: cfl(sgd, groups=4, eps1=3.0, eps2=0.3, gamma_max=0.1, norms="absolute", **_ORDERED),
+        {"eps1": 0.5, "lr": 0.1},
+        shared=False,
+    ),
+    "fedem": Case(lambda: fedem(sgd, groups=2, **_ORDERED), {"lr": 0.1}, rows=True, shared=False),
+    "ifca": Case(
+        lambda: ifca(sgd, groups=3, server=optax.sgd(0.5, momentum=0.5), **_ORDERED),
+        {"lr": 0.1},
+        rows=True,
+        shared=False,
+    ),
+    "ifca_gradient": Case(
+        lambda: ifca_gradient(sgd, lr=0.3, groups=3, start="perturbed", weighting=weights),
+        {"lr": 0.1, "spread": 0.3},
+        rows=True,
+        shared=False,
+    ),
+    "hypcluster": Case(
+        lambda: hypcluster(sgd, groups=3, warmup=2, **_ORDERED),
+        {"lr": 0.1},
+        rows=True,
+        shared=False,
+    ),
+    # Groups are formed in the second round, and late clients join them.
+    "grouped": Case(
+        lambda: grouped(sgd, groups=2, warmup=2, every=3, sketch=32, separation=-1, **_ORDERED),
+        {"lr": 0.1},
+        shared=False,
+    ),
+    "hierfavg": Case(lambda: hierfavg(sgd, edges=3, edge_rounds=2, **_ORDERED), {"lr": 0.1}),
     "centralized": Case(
         lambda: centralized(heavy, decay=0.5, **_LOCAL), {"lr": 0.1}, weighted=False, cohort=1
     ),

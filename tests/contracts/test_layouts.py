@@ -17,6 +17,9 @@ LAYOUTS = [(lanes, devices) for lanes in (1, 4, 16) for devices in (1, 2, 8)][1:
 USUAL = [(n, 4, 2) for n in ("fedavg", "scaffold", "median", "fednova", "local_only")]
 USUAL += [(n, 16, 8) for n in ("fedavg", "scaffold", "median")]
 ALIKE = ("fedprox", "fedavgm", "fedyogi", "fedadagrad")  # as fedavg and fedadam
+ALIKE += ("term", "afl", "fedmgda")  # as qfedavg and median
+ALIKE += ("ifca_gradient", "hypcluster", "hierfavg")  # as ifca and grouped
+ALIKE += ("cfl", "fedem")  # as grouped and ifca
 VMAPPED = [(n, 3) for n in NAMES if n not in ALIKE] + [("fedavg", 1), ("scaffold", 1)]
 VMAPPED += [pytest.param(n, 3, marks=pytest.mark.slow) for n in ALIKE]
 TOLERANCE = {32: {"rtol": 1e-5, "atol": 1e-6}, 64: {"rtol": 1e-9, "atol": 1e-12}}

@@ -1,4 +1,4 @@
-"""Evaluation against NumPy: ragged windows, any layout, personal models, the spread."""
+"""Evaluation against NumPy: ragged windows, any layout, personal models."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from fedjax_sim.engine.evaluate import (
     evaluate_clients,
     evaluate_examples,
     evaluate_global,
-    spread,
     windows,
 )
 from fedjax_sim.engine.mesh import make_mesh
@@ -109,20 +108,6 @@ def test_clients_of_a_shared_model_are_evaluated_with_it(x64):
     own = np.array([by_hand(theta, *window(test, i)) for i in range(5)])
     np.testing.assert_allclose(each["loss_sum"], own[:, 0], rtol=1e-12)
     np.testing.assert_allclose(means["accuracy"], own[:, 1].sum() / 20, rtol=1e-12)
-
-
-def test_spread_is_numpys_over_clients_that_hold_tests(x64):
-    rng = np.random.default_rng(0)
-    count = rng.integers(0, 4, 40).astype(float)
-    total = rng.random(40) * count
-    got = spread("loss", {"loss_sum": jnp.asarray(total), "loss_count": jnp.asarray(count)})
-    holds = count > 0
-    assert 0 < holds.sum() < 40
-    values = total[holds] / count[holds]
-    np.testing.assert_allclose(got["client_loss_mean"], values.mean(), rtol=1e-12)
-    for p in (10, 50, 90):
-        np.testing.assert_allclose(got[f"client_loss_p{p}"], np.percentile(values, p), rtol=1e-12)
-    assert set(got) == {"client_loss_mean", *(f"client_loss_p{p}" for p in (10, 50, 90))}
 
 
 @pytest.mark.parametrize(("n", "width"), [(1, 10), (10, 10), (11, 10), (99, 7)])

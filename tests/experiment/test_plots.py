@@ -19,6 +19,7 @@ def records(n: int, *names: str) -> list[dict[str, Any]]:
         "client_accuracy_mean": lambda i: 1 - 0.9 / i,
         "client_accuracy_p10": lambda i: 1 - 1.0 / i,
         "client_accuracy_p90": lambda i: 1 - 0.1 / i,
+        "client_accuracy_worst10": lambda i: 1 - 1.1 / (i + 1),
     }
     return [{"round": i} | {n: values[n](i) for n in names} for i in range(1, n + 1)]
 
@@ -62,6 +63,16 @@ def test_clients_alone_have_their_band() -> None:
     found = panels(curves(records(9, *CLIENTS), SUMMARY))
     assert "percentile of clients" in words(found["accuracy"])
     assert len(found["accuracy"].collections) == 1
+    assert "worst tenth" not in words(found["accuracy"])
+
+
+def test_the_worst_tenth_is_dashed_below_the_band() -> None:
+    drawn = records(9, *CLIENTS, "client_accuracy_worst10")
+    accuracy = panels(curves(drawn, SUMMARY))["accuracy"]
+    assert "dashed: mean of the worst tenth" in words(accuracy)
+    (dashed,) = [line for line in accuracy.lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed.get_ydata(), [1 - 1.1 / (i + 1) for i in range(1, 10)])
+    assert accuracy.get_ylim()[0] <= dashed.get_ydata()[1]
 
 
 def test_evaluation_rounds_may_be_few() -> None:

@@ -56,3 +56,21 @@ def test_measures() -> None:
     assert measure("test_accuracy", 0.5) == "50.00 %"
     assert measure("test_loss", 0.123456) == "0.1235"
     assert measure("test_loss", None) == "not finite"
+    assert measure("client_accuracy_jain", 0.98765) == "0.9877"
+    assert measure("client_accuracy_worst10", 0.25) == "25.00 %"
+
+
+def test_of_the_clients_the_mean_the_worst_and_the_index_are_shown() -> None:
+    names = ("mean", "p10", "p50", "p90", "std", "worst10", "cvar", "jain", "gini")
+    final = {f"client_accuracy_{n}": 0.5 for n in names} | {f"client_loss_{n}": 1.0 for n in names}
+    final |= {"group_accuracy_min": 0.25, "group_accuracy_gap": 0.5}
+    text = closing_table([], {"final": final})
+    rows = [line.strip() for line in text.splitlines() if "clients" in line or "group" in line]
+    assert [row.split("  ")[0] for row in rows] == [
+        "clients' accuracy, mean",
+        "clients' accuracy, worst 10 %",
+        "clients' accuracy, Jain's index",
+        "worst group's accuracy",
+        "clients' loss, mean",
+    ]
+    assert "0.5000" in rows[2] and "25.00 %" in rows[3]

@@ -24,7 +24,7 @@ from fedjax_sim.experiment.sweep_session import SweepSession
 from fedjax_sim.tasks.quadratic import quadratic
 
 RATES = [0.01, 0.05, 1e12]
-PERCENTILES = ("_p10", "_p50", "_p90")
+PERCENTILES = ("_p10", "_p50", "_p90", "_std", "_worst10", "_cvar", "_jain", "_gini")
 COMMON: dict[str, Any] = {"cohort": 3, "rounds": 6, "lanes": 2, "eval_every": 2}
 
 
