@@ -43,7 +43,9 @@ def min_norm(epsilon: Array | float) -> Callable[[PyTree, Array], PyTree]:
 
         def mix(factor: Array, table: Array) -> Array:
             kind = jnp.promote_types(table.dtype, jnp.float32)
-            mixed = jnp.tensordot(factor.astype(kind), table.astype(kind), axes=1)
+            mixed = jnp.tensordot(
+                factor.astype(kind), table.astype(kind), axes=1, precision="highest"
+            )
             is_float = jnp.issubdtype(table.dtype, jnp.floating)
             return mixed.astype(table.dtype) if is_float else mixed
 

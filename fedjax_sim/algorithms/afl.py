@@ -12,11 +12,11 @@ from fedjax_sim.aggregation.balanced import balanced
 from fedjax_sim.aggregation.tilted import tilted
 from fedjax_sim.clients.fair import LOSS, TILT, sharing
 from fedjax_sim.clients.sgd import Weighting, local
-from fedjax_sim.core.checks import InputError
-from fedjax_sim.core.types import Array
+from fedjax_sim.core.checks import InputError, number
+from fedjax_sim.core.types import Array, Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import Recipe, compose, recipe
-from fedjax_sim.server.agnostic import server_agnostic
+from fedjax_sim.server.agnostic import AgnosticState, server_agnostic
 
 
 @recipe
@@ -54,6 +54,7 @@ def afl(
       round (the others keep their last known loss), and gives the last model, not the mean of
       all.
     """
+    number("algorithm.lambda_rate", lambda_rate, least=0)
     ids = _domains(groups)
     table = None if ids is None else np.asarray(ids, np.int32)
     count = None if table is None else int(table.max()) + 1
@@ -69,9 +70,15 @@ def afl(
         if count is None
         else balanced(count, share="share", collect=rows)
     )
-    return compose(
-        client, fold, server_agnostic(server, lambda_rate, domain_of, domains=count, loss=LOSS)
-    )
+    updater = server_agnostic(server, lambda_rate, domain_of, domains=count, loss=LOSS)
+
+    def init(model: Model, n_clients: int) -> AgnosticState:
+        if table is not None and len(table) != n_clients:
+            remedy = f"must be one a client: {n_clients}"
+            raise InputError("algorithm.groups", f"{len(table)} of them", remedy)
+        return updater.init(model, n_clients)
+
+    return compose(client, fold, updater._replace(init=init))
 
 
 def _domains(groups: Any) -> np.ndarray | None:

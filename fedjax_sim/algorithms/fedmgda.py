@@ -9,6 +9,7 @@ import optax
 from fedjax_sim.aggregation.collect import collect
 from fedjax_sim.aggregation.min_norm import min_norm
 from fedjax_sim.clients.sgd import Weighting, local
+from fedjax_sim.core.checks import number
 from fedjax_sim.core.types import Array
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import Recipe, compose, recipe
@@ -44,5 +45,6 @@ def fedmgda(
     Reference: Hu, Shaloudegi, Zhang and Yu, Federated Learning Meets Multi-objective
       Optimization, 2020, arXiv:2006.11489, algorithm 1 (FedMGDA+).
     """
+    number("algorithm.epsilon", epsilon, least=0, most=1)
     client = local(optimizer, batches, weighting=weighting)
     return compose(client, collect(min_norm(epsilon)), server_opt(server))

@@ -105,6 +105,6 @@ def best_model() -> OfTask:
     """`model_of` for clients that remember a group, or choose by their losses."""
 
     def build(task: Any) -> Any:
-        return lambda ctx, state, row, data: chosen_model(task, state.model, row, data)
+        return lambda ctx, state, row, data: chosen_model(ctx, task, state.model, row, data)
 
     return OfTask(build)

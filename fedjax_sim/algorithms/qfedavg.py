@@ -9,6 +9,7 @@ import optax
 from fedjax_sim.aggregation.tilted import tilted
 from fedjax_sim.clients.fair import STRETCH, TILT, powered
 from fedjax_sim.clients.sgd import Weighting, local
+from fedjax_sim.core.checks import number
 from fedjax_sim.core.types import Array
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import Recipe, compose, recipe
@@ -49,5 +50,7 @@ def qfedavg(
       2019, arXiv:1905.10497, algorithm 2. Clients are sampled uniformly and not by their size;
       a loss counts as 1e-10 at least.
     """
+    number("algorithm.q", q, least=0)
+    number("algorithm.rate", rate, above=0)
     client = powered(local(optimizer, batches, weighting=weighting), q, 1 / rate)
     return compose(client, tilted(TILT, stretch=STRETCH), server_opt(server))

@@ -18,7 +18,7 @@ _RUN_EPILOG = """\
 overrides:
   Every field of an experiment can be set as --section.key VALUE (or =VALUE). Values are
   TOML; a bare word is text. Sections: data, data.partition, data.plant, model, task, algorithm,
-  client, server, run, diagnosis, policy, plan. A piece of your own is named
+  client, server, run, diagnosis, policy, systems, plan. A piece of your own is named
   "package.module:function".
 
 examples:
@@ -33,7 +33,7 @@ _GROUP_OPTIONS = ("--by", "--groups", "--kernel", "--most", "--json")
 _OPTIONS = {
     "run": (*_RUN_OPTIONS, "--explain"),
     "sweep": (*_RUN_OPTIONS, "--seeds", "--vary", "--inner"),
-    "group": ("--help", "--out", "--seed", *_GROUP_OPTIONS),
+    "group": ("--help", "--out", "--seed", "--algorithm", *_GROUP_OPTIONS),
 }
 """Verbs that take overrides, and the options that they have beside them."""
 

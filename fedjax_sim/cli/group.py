@@ -47,6 +47,8 @@ def add(verbs: Any) -> None:
     verb.add_argument("--most", metavar="K", default="10", help="groups that auto tries; 10")
     verb.add_argument("--out", metavar="DIR", help="leave groups.json and groups.png there")
     verb.add_argument("--json", action="store_true", help="print groups.json instead of tables")
+    words = "algorithm.name, for --by updates; see list algorithms"
+    verb.add_argument("--algorithm", metavar="NAME", help=words)
     verb.add_argument("--seed", metavar="N", help="of sketches, kernel and initial model")
 
 

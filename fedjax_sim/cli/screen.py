@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedjax_sim.experiment import files
+from fedjax_sim.experiment.files import GROUP
 from fedjax_sim.experiment.report import count, duration, measure, size, tables
 
 _PLAIN_EVERY_S = 5.0
@@ -212,6 +213,8 @@ def closing_of(
     grid = Table.grid(padding=(0, 2))
     for name, words in _LEFT:
         path = out / name
+        if name == files.FINAL and (path / f"{GROUP}0").is_dir():
+            words = "a model for each group; fedjax_sim.load(DIR, group=0) reads one"
         if path.exists():
             grid.add_row(f"{path}/" if path.is_dir() else str(path), f"[dim]{words}[/]")
     to.print()

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjax_sim.clients.phases import lowest
 from fedjax_sim.core import keys, tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
@@ -160,12 +161,13 @@ def at_random_first(client: Client, groups: int, rounds: int) -> Client:
     return build
 
 
-def chosen_model(task: Task, models: Model, row: Array, data: ClientData) -> Model:
+def chosen_model(ctx: Context, task: Task, models: Model, row: Array, data: ClientData) -> Model:
     """The model that a client would use: of the group it remembers, else of the lowest loss.
 
     A client that never took part compares the M models on its own first examples, at most 256.
 
     Args:
+      ctx: the client's context.
       task: gives the loss.
       models: leaves `[M, ...]`.
       row: int32, the remembered group or -1.
@@ -176,11 +178,10 @@ def chosen_model(task: Task, models: Model, row: Array, data: ClientData) -> Mod
     """
     rule = Batches(size=min(_LOOK, max(data.longest, 1)), shuffle=False)
 
-    def lowest() -> Array:
+    def best() -> Array:
         batch = data.batch(rule, jnp.zeros(2, jnp.uint32), jnp.int32(0))
-        key = jax.random.key(0)
-        values = jax.lax.map(lambda model: task.loss(key, model, batch)[0], models)
-        return jnp.argmin(values).astype(jnp.int32)
+        key = keys.for_purpose(ctx.key, keys.Purpose.LOSS)
+        return lowest(jax.lax.map(lambda model: task.loss(key, model, batch)[0], models))
 
-    group = jax.lax.cond(row == UNSEEN, lowest, lambda: row)
+    group = jax.lax.cond(row == UNSEEN, best, lambda: row)
     return tree.take(models, jnp.maximum(group, 0))

@@ -100,8 +100,11 @@ def phases(
         def finish(
             ctx: Context, work: PhasedWork, received: PyTree, row: PyTree, data: ClientData
         ) -> tuple[Report, PyTree]:
-            got = narrowed(received, work.first)
-            said, row = b.finish(ctx, work.then, got, row, data)
+            got, begun = narrowed(received, work.first), work.then
+            if given is not None:  # without a step it has not begun from what was chosen
+                none = b.steps(ctx, data) == 0
+                begun = jax.lax.cond(none, lambda: begin(ctx, work, got, data), lambda: work.then)
+            said, row = b.finish(ctx, begun, got, row, data)
             return (said if report is None else report(said, work.first, ctx, data)), row
 
         return ClientUpdate(b.init, steps, start, step, finish)
@@ -157,6 +160,11 @@ def losses(batches: Batches | None = None, *, models: bool = False) -> Callable[
     return build
 
 
+def lowest(values: Array) -> Array:
+    """Where the lowest of values `[M]` is, the first of equals, int32; NaN is never lowest."""
+    return jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values)).astype(jnp.int32)
+
+
 def loss_first(
     client: Callable[[Task], ClientUpdate],
     batches: Batches | None = None,
@@ -197,7 +205,7 @@ def best_first(
     """
 
     def chosen(work: LossWork) -> Array:
-        return jnp.argmin(work.total).astype(jnp.int32)
+        return lowest(work.total)
 
     def given(received: PyTree, work: LossWork) -> PyTree:
         return tree.take(received, chosen(work))

@@ -80,6 +80,7 @@ class ServerUpdate(NamedTuple):
         None where it cannot be said what that would be.
       draw: `(key, task.init, S) -> S`, once after `init`: what the server draws before the
         first round (several random models), or None.
+      models: `(S) -> Model` of leaves `[M, ...]`: the models of M groups, or None.
     """
 
     init: Callable[..., Any]
@@ -89,6 +90,7 @@ class ServerUpdate(NamedTuple):
     model: Callable[..., Any]
     rescale: Callable[..., Any] | None = None
     draw: Callable[..., Any] | None = None
+    models: Callable[..., Any] | None = None
 
 
 class Sampler(NamedTuple):
@@ -123,6 +125,8 @@ class Algorithm(NamedTuple):
       global_model: `(server_state) -> Model`, or None where no model is shared.
       predict: `(Model, x) -> outputs`.
       rescale: `(server_state, factor) -> server_state`, see `ServerUpdate`, or None.
+      models: `(server_state) -> Model` of leaves `[M, ...]` where clients share one of M models
+        and there is no global one, else None.
     """
 
     init: Callable[..., Any]
@@ -133,6 +137,7 @@ class Algorithm(NamedTuple):
     global_model: Callable[..., Any] | None
     predict: Callable[..., Any]
     rescale: Callable[..., Any] | None = None
+    models: Callable[..., Any] | None = None
 
 
 class Watch(NamedTuple):

@@ -105,6 +105,11 @@ def bind(
         assert change is not None
         return state._replace(server=tree.strong(change(state.server, factor)))
 
+    def models(state: AlgorithmState) -> Model:
+        of_groups = parts(state).server.models
+        assert of_groups is not None
+        return of_groups(state.server)
+
     trial = recipe.build(**recipe.hyper)
     return Algorithm(
         init=init,
@@ -115,6 +120,7 @@ def bind(
         global_model=(lambda s: parts(s).server.model(s.server)) if trial.shared else None,
         predict=task.predict if trial.predict is None else trial.predict(task),
         rescale=None if trial.server.rescale is None else rescale,
+        models=None if trial.shared or trial.server.models is None else models,
     )
 
 

@@ -146,11 +146,13 @@ class Folder:
     def finish(self, run: run_result.Run) -> tuple[str, ...]:
         """Write what a finished run leaves; returns notes on what was left out."""
         notes = []
-        if run.model is None:
-            notes.append(f"no {files.FINAL}/: {run.summary['algorithm']} shares no model")
-        else:
-            facts = run_result.model_facts(run.federation, run.summary)
+        facts = run_result.model_facts(run.federation, run.summary)
+        if run.model is not None:
             model_io.save_model(self.out / files.FINAL, run.model, facts)
+        elif run.models is not None:
+            model_io.save_groups(self.out / files.FINAL, run.models, facts)
+        else:
+            notes.append(f"no {files.FINAL}/: {run.summary['algorithm']} shares no model")
         if run.model is not None and "good_rounds" in run.summary:
             good = run.summary["good_rounds"]
             notes.append(f"{files.FINAL}/ holds the last good model, that of round {good:,}")

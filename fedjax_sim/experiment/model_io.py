@@ -18,6 +18,7 @@ from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Task
 from fedjax_sim.core.types import Model, PyTree
 from fedjax_sim.experiment import files
+from fedjax_sim.experiment.files import GROUP
 
 TENSORS = "model.safetensors"
 TREE = "tree.json"
@@ -42,6 +43,16 @@ def save_model(folder: str | Path, model: Model, facts: dict[str, Any] | None = 
     text = json.dumps({"format": 1, "tree": tree, "facts": facts or {}}, indent=1) + "\n"
     files.write_whole(folder / TENSORS, save(arrays))
     files.write_whole(folder / TREE, text)
+    return folder
+
+
+def save_groups(folder: str | Path, models: Model, facts: dict[str, Any] | None = None) -> Path:
+    """Write M models, leaves `[M, ...]`, each into a folder: `group_0`, `group_1`, ..."""
+    folder = Path(folder)
+    models = jax.device_get(models)
+    for m in range(jax.tree.leaves(models)[0].shape[0]):
+        one = jax.tree.map(lambda leaf, m=m: leaf[m], models)
+        save_model(folder / f"{GROUP}{m}", one, facts)
     return folder
 
 
@@ -118,7 +129,7 @@ class Loaded:
         return predict_in_batches(self.task.predict, self.model, x)
 
 
-def load(folder: str | Path, *, task: Any = None) -> Loaded:
+def load(folder: str | Path, *, task: Any = None, group: int | None = None) -> Loaded:
     """Read a model that a run, or `Run.save`, wrote.
 
     Args:
@@ -126,12 +137,14 @@ def load(folder: str | Path, *, task: Any = None) -> Loaded:
       task: a `Task` (or a task that waits for a shape), to predict with and to rebuild
         containers of the model's own. Without it the task is rebuilt from the run
         directory's `config.toml` where that describes one.
+      group: which of the models, where the algorithm has one for each group of clients.
 
     Raises:
       InputError: no model there, a damaged one, or one that does not fit the task.
     """
     folder = Path(folder)
-    at = folder / files.FINAL if (folder / files.FINAL / TREE).is_file() else folder
+    at = folder / files.FINAL if (folder / files.FINAL).is_dir() else folder
+    at = _of_group(at, group)
     for name in (TENSORS, TREE):
         if not (at / name).is_file():
             remedy = f"holds no trained model: there is no {name}, nor {files.FINAL}/{name}"
@@ -148,6 +161,16 @@ def load(folder: str | Path, *, task: Any = None) -> Loaded:
     known = _task(task, facts) if task is not None else _task_of_config(folder, facts)
     model = Model(*parts)
     return Loaded(model if known is None else _fit(model, known), facts, known)
+
+
+def _of_group(at: Path, group: int | None) -> Path:
+    """The folder of a group's model; `at` itself where there is one model."""
+    there = sorted(int(p.name[len(GROUP) :]) for p in at.glob(f"{GROUP}[0-9]*"))
+    if not there and group is not None:
+        raise InputError("group", group, f"{at} holds one model, not those of groups")
+    if there and group not in there:
+        raise InputError("group", group, f"must be from 0 to {there[-1]}, the groups in {at}")
+    return at / f"{GROUP}{group}" if there else at
 
 
 def _task(task: Any, facts: dict[str, Any]) -> Task:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from fedjax_sim.core.checks import InputError
+from fedjax_sim.core.checks import InputError, integer
 from fedjax_sim.core.contracts import Algorithm
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.federated import Federation
@@ -38,6 +38,7 @@ class Run:
       finished_before: whether `resume` found nothing left to do.
       resumed_from: rounds that were done when this process took over.
       notes: what a person should know, such as a picture that could not be drawn.
+      models: leaves `[M, ...]`, where clients share one of M models; else None.
     """
 
     records: list[Record] = dataclasses.field(repr=False)
@@ -51,14 +52,15 @@ class Run:
     finished_before: bool = False
     resumed_from: int = 0
     notes: tuple[str, ...] = ()
+    models: Model | None = dataclasses.field(default=None, repr=False)
 
-    def predict(self, x: Any) -> np.ndarray:
-        """Outputs `[n, ...]` of the trained model for inputs `[n, ...]`."""
+    def predict(self, x: Any, *, group: int | None = None) -> np.ndarray:
+        """Outputs `[n, ...]` of the trained model, or of a group's, for inputs `[n, ...]`."""
         x = np.asarray(x)
         wanted = self.federation.train.x.shape[1:]
         if x.shape[1:] != wanted:
             raise InputError("x", x.shape, f"must have shape (n, {', '.join(map(str, wanted))})")
-        model = self._model()
+        model = self._model(group)
         wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(model))
         with jax.enable_x64(True) if wide else contextlib.nullcontext():
             return model_io.predict_in_batches(self.algorithm.predict, model, x)
@@ -75,17 +77,24 @@ class Run:
 
         return closing_table(self.records, self.summary)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the trained model, for `load` to read."""
+    def save(self, folder: str | Path, *, group: int | None = None) -> Path:
+        """Write the trained model, or a group's, for `load` to read."""
         return model_io.save_model(
-            folder, self._model(), model_facts(self.federation, self.summary)
+            folder, self._model(group), model_facts(self.federation, self.summary)
         )
 
-    def _model(self) -> Model:
-        if self.model is None:
-            remedy = f"{self.summary['algorithm']} shares no model; see state.rows"
-            raise InputError("model", None, remedy)
-        return self.model
+    def _model(self, group: int | None) -> Model:
+        name, models = self.summary["algorithm"], self.models
+        if group is None and self.model is not None:
+            return self.model
+        if models is None:
+            told = "group" if group is not None else "model"
+            raise InputError(told, group, f"{name} has no models of groups; see model, state.rows")
+        many = jax.tree.leaves(models)[0].shape[0]
+        if group is None:
+            raise InputError("group", None, f"{name} has {many} models: give group=0 to {many - 1}")
+        integer("group", group, least=0, most=many - 1)
+        return jax.tree.map(lambda leaf: leaf[group], models)
 
 
 def model_facts(federation: Federation, summary: dict[str, Any]) -> dict[str, Any]:

@@ -317,9 +317,11 @@ class Session:
         return dataclasses.replace(run, notes=self._folder.finish(run))
 
     def _result(self, state: RunState | None, summary: dict[str, Any]) -> Run:
-        p, model = self.prepared, None
+        p, model, models = self.prepared, None, None
         if p.algorithm.global_model is not None and state is not None:
             model = p.algorithm.global_model(state.algorithm)
+        if p.algorithm.models is not None and state is not None:
+            models = p.algorithm.models(state.algorithm)
         return Run(
             records=self._records,
             summary=summary,
@@ -330,6 +332,7 @@ class Session:
             status=summary["status"],
             out=self.out,
             resumed_from=self._clock.began[0],
+            models=models,
         )
 
     def _finished_before(self) -> Run:

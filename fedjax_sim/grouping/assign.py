@@ -17,6 +17,8 @@ from fedjax_sim.grouping.types import NONE, Grouper, Groups, features, refuse_tr
 
 PER_GROUP = ("centers", "sizes", "shares", "variances")
 """Entries of `info` with the leading axis `[k]`."""
+PER_COLUMN = ("memberships",)
+"""Entries of `info` of shape `[N, k]`."""
 
 
 def to_centers(x: Any, centers: Array, *, metric: str = "euclidean") -> Array:
@@ -160,7 +162,8 @@ def regroup(
       x: features or similarity, as `grouper.takes`.
       before: the groups so far, ids below `k`.
       mask: bool `[N]`, who is present.
-      k: groups, a bound on both fits' ids.
+      k: groups, a bound on both fits' ids. Where the kernel makes fewer, the centers of names
+        without a group are NaN, and no new client goes there.
 
     Cost: one fit and O(N + k^3).
     """
@@ -169,8 +172,17 @@ def regroup(
     name = match_greedy(contingency(found.ids, before.ids, k, k))
     present = jnp.ones(found.ids.shape, bool) if mask is None else jnp.asarray(mask)
     ids, old_of = _renamed(found.ids, before.ids, present, name)
-    info = {n: v[old_of] if n in PER_GROUP else v for n, v in found.info.items()}
+    info = {n: _in_order(n, v, old_of) for n, v in found.info.items()}
     return Groups(ids, info | {"sizes": sizes_of(ids, k)})
+
+
+def _in_order(entry: str, value: Any, old_of: Array) -> Any:
+    """What `info` holds of each group, by their lasting names; NaN where a name has no group."""
+    if entry not in (*PER_GROUP, *PER_COLUMN):
+        return value
+    axis = 0 if entry in PER_GROUP else 1
+    missing = jnp.nan if jnp.issubdtype(value.dtype, jnp.floating) else 0
+    return jnp.take(value, old_of, axis=axis, mode="fill", fill_value=missing)
 
 
 @jax.jit

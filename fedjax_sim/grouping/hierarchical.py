@@ -31,8 +31,7 @@ def agglomerative(
     similarity minus each. Groups are numbered by their first client.
 
     Args:
-      k: groups at the end; give it or `threshold`, not both. Ties of distance may leave fewer
-        on the host, as SciPy cuts them.
+      k: groups at the end; give it or `threshold`, not both.
       linkage: `"single"`, `"complete"`, `"average"` or `"ward"`; Ward wants features.
       threshold: groups farther apart than this are not merged.
       takes: `"features"` or `"similarity"`.

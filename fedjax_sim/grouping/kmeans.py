@@ -48,7 +48,7 @@ def kmeans(
     keeps the restart of least inertia. An empty group is put at the client farthest from its
     center, unless that distance is zero: identical clients all go to group 0 and the other
     groups stay empty. With `metric="cosine"` rows and centers have norm 1; a row of zeros is
-    as near to every center: its group means nothing, and it moves none. Works in jit and vmap.
+    as near to every center: it goes to group 0, moves none and adds no inertia. Works in jit, vmap.
 
     Args:
       k: groups, at most the number of clients.
@@ -104,10 +104,11 @@ def _fit(
     iterations: int,
 ) -> Groups:
     x, middle = _ready(x, mask, cosine)
+    counted = mask & jnp.any(x != 0, axis=1) if cosine else mask
 
     def once(i: Array | int) -> tuple[Array, Array, Array, Array]:
-        start = plus_plus(jax.random.fold_in(key, i), x, mask, k)
-        done = descend(x, mask, start, tolerance=tolerance, iterations=iterations, cosine=cosine)
+        start = plus_plus(jax.random.fold_in(key, i), x, counted, k)
+        done = descend(x, counted, start, tolerance=tolerance, iterations=iterations, cosine=cosine)
         return done.seen.ids, done.centers, jnp.sum(done.seen.square), done.iterations
 
     def best_of(i: Array, kept: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -45,6 +45,7 @@ def server_edges(edges: int, *, edge_rounds: int = 1, ids: Any = None) -> Server
 
     Cost: M x P memory.
     """
+    integer("edges", edges, least=1)
     every = integer("edge_rounds", edge_rounds, least=1)
     base = server_many(optax.sgd(1.0), edges, start="same", of=fixed_groups(edges, ids))
 

@@ -101,6 +101,7 @@ def server_many(
         model=lambda state: tree.take(state.model, jnp.int32(0)),
         rescale=rescaled,
         draw=draw if drawing else None,
+        models=lambda state: state.model,
     )
 
 

@@ -119,6 +119,7 @@ def server_regroup(
         if n_clients < m:
             raise InputError("groups", m, f"must be at most the {n_clients} clients there are")
         begun = base.init(model, n_clients)
+        _check_grouper(rule, n_clients, d, m)
         with_rates(begun, rates)  # refuses wrong ones now; they count once there are groups
         return RegroupState(
             groups=begun,
@@ -185,7 +186,17 @@ def server_regroup(
         model=common_model,
         rescale=lambda state, factor: state._replace(groups=rescaled(state.groups, factor)),
         draw=draw,
+        models=lambda state: state.groups.model,
     )
+
+
+def _check_grouper(rule: Grouper, n: int, d: int, m: int) -> None:
+    """Refuse a grouper of more than M groups."""
+    shapes = jax.ShapeDtypeStruct((n, d), jnp.result_type(float)), jax.ShapeDtypeStruct((n,), bool)
+    found = jax.eval_shape(lambda x, mask: rule.fit(jax.random.key(0), x, mask), *shapes)
+    many = found.info["sizes"].shape[0]
+    if many > m:
+        raise InputError("grouper", f"one of {many} groups", f"must make at most groups = {m}")
 
 
 def common_model(state: RegroupState) -> Model:
@@ -266,6 +277,22 @@ def _from_own_model(state: RegroupState, aggregate: Aggregate) -> Model:
     return jax.tree.map(one, aggregate.update, state.groups.model, common)
 
 
+def _with_newborn(state: RegroupState) -> ServerState:
+    """The groups' states, those of labels that nobody had begun at the groups' mean."""
+    sizes = sizes_of(state.ids, state.centers.shape[0])
+    empty, common = sizes == 0, common_model(state)
+    opt = tree.take(state.groups.opt, jnp.argmax(sizes))
+
+    def begun(old: Array, fresh: Array) -> Array:
+        there = empty.reshape(empty.shape + (1,) * (old.ndim - 1))
+        return jnp.where(there, jnp.asarray(fresh, old.dtype)[None], old)
+
+    return state.groups._replace(
+        model=jax.tree.map(begun, state.groups.model, common),
+        opt=jax.tree.map(begun, state.groups.opt, opt),
+    )
+
+
 def _grouped_anew(
     state: RegroupState, rule: Grouper, key: Array, rates: Any, separation: Array | float
 ) -> RegroupState:
@@ -278,7 +305,7 @@ def _grouped_anew(
     ids = jnp.where(value >= separation, named, as_one).astype(jnp.int32)
     faster = with_rates(state.groups, rates)
     return state._replace(
-        groups=tree.where(state.formed, state.groups, faster),
+        groups=tree.where(state.formed, _with_newborn(state), faster),
         ids=ids,
         centers=unit_rows(sums_of(unit, ids, m)),
         formed=jnp.ones((), bool),

@@ -166,6 +166,7 @@ def server_split(
         update=update,
         model=lambda state: tree.take(state.models.model, jnp.int32(0)),
         rescale=lambda state, factor: state._replace(models=rescaled(state.models, factor)),
+        models=lambda state: state.models.model,
     )
 
 

@@ -111,6 +111,7 @@ def test_the_script_has_what_the_oracles_are_held_to():
     assert set.union(*seen) - set.union(*seen[:2]), "nobody comes late"
 
 
+@pytest.mark.slow
 def test_ifca_with_momentum_at_each_group(x64):
     server = optax.sgd(0.7, momentum=0.9)
     run, state, records = simulate(

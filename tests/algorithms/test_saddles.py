@@ -156,6 +156,7 @@ def test_perturbed_descent_leaves_when_the_closed_form_says(x64):
     assert late <= 9  # of 30; more has probability below 1 % at 13 %
 
 
+@pytest.mark.slow
 def test_the_monkey_saddle_is_left_by_noise_and_not_by_curvature(x64):
     """At zero the Hessian vanishes: nothing of second order shows a way out. Beside it, all do."""
     at_zero = surface(saddles.monkey_saddle(), [0.0, 0.0])

@@ -102,6 +102,7 @@ def test_one_setting_of_an_arm() -> None:
     np.testing.assert_array_equal(other.curves["v"], [-1, -2, -3])
 
 
+@pytest.mark.slow
 def test_an_effect_from_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "optimizers.json"
     name = "server momentum: exact gradients"

@@ -39,6 +39,7 @@ def test_probe_tells_the_kind_its_numbers_and_the_files(folder, capsys):
     assert all(str(i) in said for i in kept["clients"]["ids"])
 
 
+@pytest.mark.slow
 def test_probe_json_prints_json_and_nothing_else(folder, capsys):
     assert main(["probe", str(folder), *QUICK, "--json", "--split", "test", "--float32"]) == 0
     printed = json.loads(capsys.readouterr().out)["points"]

@@ -138,6 +138,7 @@ def test_sweep_toml_is_resolved_and_other_sweeps_are_refused(
     assert content("a") == before
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     wild = ["--vary", "client.learning_rate", "[0.1, 3e38]", "--out", "wild"]
     assert main(["sweep", "tiny.toml", "--seeds", "2", *wild]) == 0
@@ -194,6 +195,7 @@ def test_a_python_sweep_cannot_be_resumed_from_the_command_line(
     assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_number_that_only_some_settings_have_makes_two_programs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -158,6 +158,7 @@ def test_a_straggler_reports_the_mean_over_what_it_saw(x64):
     assert float(report.aux["loss_count"]) == 15
 
 
+@pytest.mark.slow
 def test_twice_the_bytes_of_fedsgd_travel():
     data, counted = softmax_data(SIZES), []
     for recipe in (fedsgd(optax.sgd(0.1)), negative_curvature(optax.sgd(0.1))):

@@ -80,3 +80,21 @@ def test_equal_losses_take_the_first_model(x64) -> None:
         best_first(local(optax.sgd(0.3)))(softmax_task()), twins, softmax_data(SIZES), 0
     )
     assert report.group == 0
+
+
+def test_a_client_without_a_step_reports_nothing_of_the_model_it_chose(x64) -> None:
+    data, models = softmax_data((2, 9)), _models(3)
+    dropping = local(optax.sgd(0.3), Batches(size=4, last="drop"))
+    n, report = _work(best_first(dropping)(softmax_task()), models, data, 0)
+    x, y = window(data, 0)
+    assert n == 1
+    assert report.group == np.argmin([loss(theta, x, y, CLASSES) for theta in flat(models.params)])
+    assert np.abs(flat(report.update.params)).max() == 0
+
+
+def test_a_model_whose_loss_is_nan_is_not_chosen(x64) -> None:
+    broken = jax.tree.map(lambda v: v.at[0].set(jnp.nan), _models(2))
+    _, report = _work(
+        best_first(local(optax.sgd(0.3)))(softmax_task()), broken, softmax_data(SIZES), 0
+    )
+    assert report.group == 1 and np.isfinite(flat(report.update.params)).all()

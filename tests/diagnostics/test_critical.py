@@ -271,6 +271,7 @@ def test_a_small_model_has_its_whole_spectrum():
     np.testing.assert_allclose(found.spectrum.moment(2), square, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_layout_changes_no_answer():
     task, data, model = network((10, 6))
     first = critical_point(task, model, data, steps=8, block=4, plan=Plan(1, 1))

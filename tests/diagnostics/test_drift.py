@@ -254,6 +254,7 @@ def test_training_is_what_it_was_but_for_rounding(x64: None, name: str, plan: Pl
     assert records["drift_measured"].any()
 
 
+@pytest.mark.slow
 def test_layouts_agree() -> None:
     name = "scaffold"
     _, want = run(RECIPES[name](), every=2, groups=np.arange(8) % 2)
@@ -289,6 +290,7 @@ def test_a_probe_is_taken_every_fifth_round_at_most() -> None:
     assert (held > 0).all() and len(set(held.tolist())) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedavg", "fedavgm"])
 def test_alignment_is_with_the_step_that_was_taken(x64: None, name: str) -> None:
     """Against one round's own reports, by hand: clients' updates and the server's step."""

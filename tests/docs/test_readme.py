@@ -9,7 +9,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_the_library_examples_train():
-    source, policy = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    source, policy, groups = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
     space = {}
     exec(compile(source, "README.md", "exec"), space)
     run, fed = space["run"], space["fed"]
@@ -23,3 +25,6 @@ def test_the_library_examples_train():
     assert again is not run and again.status in ("done", "stopped")
     assert again.summary["verdict"]["name"] in ("converged", "converging")
     assert again.status == "stopped" or len(again.records) == 200
+    exec(compile(groups, "README.md", "exec"), space)
+    last = space["run"].records[-1]
+    assert last["group_ari"] == 1.0 and last["client_accuracy_mean"] > 0.85

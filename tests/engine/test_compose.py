@@ -157,6 +157,6 @@ def test_a_whole_number_for_a_float_is_traced_too():
 
 
 def test_an_unknown_weighting_is_refused_when_the_recipe_is_made():
-    message = r"algorithm\.weighting = sizes: must be one of: examples, steps, uniform"
+    message = r"algorithm\.weighting = sizes: must be examples, uniform, steps, groups"
     with pytest.raises(InputError, match=message):
         fedavg(optax.sgd(0.1), weighting="sizes")

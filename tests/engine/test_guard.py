@@ -104,6 +104,7 @@ def test_a_watch_sees_the_round_as_it_was_and_its_values_are_recorded():
     assert float(np.sum(records["seen_sum"])) == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_panel_wraps_the_parts_of_every_round():
     """It is given the round, and what its aggregator adds reaches records or watches."""
 

@@ -133,6 +133,7 @@ def test_an_interrupt_keeps_what_was_found_and_draws_it(run):
     assert [p["name"] for p in read_probe(out)["points"]] == ["round 2"]  # another way: anew
 
 
+@pytest.mark.slow
 def test_the_test_split_and_float32_are_what_they_say(run):
     out, built, models = run
     how = Probe(steps=2, block=2, clients=0, split="test", float64=False)

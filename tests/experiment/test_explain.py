@@ -30,6 +30,7 @@ def test_lane_steps_are_those_of_the_run():
     assert found.lane_efficiency_bound == pytest.approx(run.summary["lane_efficiency_bound"])
 
 
+@pytest.mark.slow
 def test_a_straggling_cohort_is_drawn_with_the_runs_own_keys():
     found = explain(recipe(), quadratic(DIM), federation(), settings(rounds=3))
     run = session(rounds=3).run()
@@ -88,6 +89,7 @@ def test_explain_is_a_function_of_the_library():
     assert found.compiles == 1 and found.seconds_per_round > 0
 
 
+@pytest.mark.slow
 def test_more_lanes_hold_more():
     fed = fs.data.digits(fs.partition.iid(clients=20))
     task = fs.tasks.classifier(fs.models.mlp(200, 200), classes=10)

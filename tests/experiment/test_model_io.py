@@ -69,6 +69,7 @@ def test_containers_of_the_models_own_come_back_with_the_task(tmp_path: Path) ->
         fs.load(tmp_path, task=quadratic(1))
 
 
+@pytest.mark.slow
 def test_a_run_with_batch_statistics_is_saved_loaded_and_predicts(tmp_path: Path) -> None:
     fed = fs.data.digits(fs.partition.iid(clients=4), central_fraction=0.8)
     task = fs.tasks.classifier(Normed(), classes=10)

@@ -155,6 +155,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(POLICIES, "local"))
 def test_a_policy_of_the_file_is_the_policy_of_the_library(name: str) -> None:
     pairs = {"model.norm": "batch", "client.batch_norm": {"name": name, **POLICIES[name]}}

@@ -28,7 +28,13 @@ def test_a_run_directory_holds_what_its_readers_rely_on(tmp_path: Path) -> None:
     assert walls == sorted(walls) and walls[0] > 0
     always = {"round", "wall_time_s", "train_loss", "uplink_bytes", "downlink_bytes"}
     always |= {"cohort_present", "client_steps", "step_norm"}
-    probed = {"test_loss"} | {f"client_loss_{p}" for p in ("mean", "p10", "p50", "p90")}
+    probed = {"test_loss"} | {
+        f"client_loss_{p}"
+        for p in (
+            *("mean", "p10", "p50", "p90"),
+            *("std", "worst10", "cvar"),
+        )
+    }
     for r in records:
         due = r["round"] % 3 == 0 or r["round"] == 13
         panel = {n for n in r if n.startswith("drift_")}

@@ -75,6 +75,7 @@ def test_a_damaged_answer_is_never_used(cache, content):
     assert "damaged" in note and str(path) in note
 
 
+@pytest.mark.slow
 def test_after_damage_the_plans_are_timed_anew_and_kept(clock, cache):
     session(**PROBED)
     (kept,) = cache.iterdir()
@@ -86,6 +87,7 @@ def test_after_damage_the_plans_are_timed_anew_and_kept(clock, cache):
     assert tuning.read(kept.stem)[0][0] == tuning.Timing(1, 1, 0.01)
 
 
+@pytest.mark.slow
 def test_other_work_has_another_key(clock):
     session(**PROBED)
     clock.clear()
@@ -126,6 +128,7 @@ def test_explain_reads_the_answer_and_times_nothing(clock):
     assert "fastest of 2 plans" in after.why
 
 
+@pytest.mark.slow
 def test_a_real_clock_runs_the_real_program():
     found = session(**(PROBED | {"devices": 1}))
     assert found.settings.lanes in (1, 3)

@@ -9,6 +9,7 @@ from helpers import assert_trees_equal
 
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import Aggregate, Member, Model
+from fedjax_sim.grouping.kmeans import kmeans
 from fedjax_sim.server.edges import cloud_model, mixed, server_edges
 from fedjax_sim.server.many import fixed_groups, own, server_many
 from fedjax_sim.server.optimizer import server_opt
@@ -224,6 +225,32 @@ def test_groups_wait_for_as_many_clients_as_there_are_groups(regrouping):
     w = state.groups.model.params["w"]
     np.testing.assert_array_equal(w[0], w[1])
     assert bool(update(state, alone(2), KEY).formed)
+
+
+def test_a_group_that_appears_later_begins_at_the_mean_and_not_at_an_old_model():
+    server = server_regroup(optax.sgd(1.0), 2, dim=2, warmup=1, every=2, separation=0.9)
+    state, update = server.init(model(), 4), jax.jit(server.update)
+    decrease = jax.tree.map(lambda v: v[:2], decreases(0))
+    clients, alike, apart = [0, 1, 2, 3], [[1, 0]] * 4, [[1, 0], [1, 0], [0, 1], [0, 1]]
+
+    def heard(state, sketches, groups):
+        rows = told(clients, sketches, groups, [1] * 4)
+        return update(state, aggregate(decrease, (4, 0), **rows), KEY)
+
+    state = heard(state, alike, [-1] * 4)
+    np.testing.assert_array_equal(state.ids, [0] * 4)
+    state = heard(state, alike, [0] * 4)
+    w = np.asarray(state.groups.model.params["w"])
+    assert np.abs(w[0] - w[1]).max() > 0.1
+    state = heard(state, apart, [0] * 4)
+    assert sorted(np.asarray(state.ids)) == [0, 0, 1, 1]
+    np.testing.assert_array_equal(state.groups.model.params["w"], [w[0], w[0]])
+
+
+def test_a_grouper_of_more_groups_is_refused():
+    server = server_regroup(optax.sgd(1.0), 2, dim=2, grouper=kmeans(3))
+    with pytest.raises(InputError, match="grouper"):
+        server.init(model(), 4)
 
 
 def test_a_host_kernel_is_refused():
