@@ -94,15 +94,17 @@ class Keeper:
             self.course = self.course.acted(CUT, done, factor=self._policy.cut)
             state = self._shortened(state, self._policy.cut, done)
         elif action == RESTORE:
-            state = self._restored(done)
+            state = self._restored(state, done)
         return state, action
 
-    def _restored(self, done: int) -> RunState:
+    def _restored(self, state: RunState, done: int) -> RunState:
+        """The best state; only the sampler goes on, for time that has passed has passed."""
         assert self.best is not None
         course, cut = self.course, self._policy.cut
         self.course = course.acted(RESTORE, done, factor=cut, back_to=course.best_round)
         more = self.course.cuts - course.best_cuts
-        return self._shortened(self.best, cut**more, done)
+        best = self.best._replace(sampler=state.sampler)
+        return self._shortened(best, cut**more, done)
 
     def _shortened(self, state: RunState, factor: float, done: int) -> RunState:
         """The state with shorter server steps, at round `done`, its diagnosis begun anew."""

@@ -284,6 +284,9 @@ def _sampler(
     else:
         own, wanted = sampler, sampler.size
     if settings.systems is not None:
+        if recipe.cohort:
+            remedy = f"simulates devices of clients, and {recipe.name} has no clients to simulate"
+            raise InputError("systems", type(settings.systems).__name__, remedy)
         from fedjax_sim.experiment.system_model import system_sampler
 
         return system_sampler(

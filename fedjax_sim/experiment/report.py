@@ -48,7 +48,7 @@ def closing_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, An
 def tables(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[Table]:
     """The closing table as rich renderables: metrics, then costs."""
     found = summary.get("verdict")
-    shown = [_metrics(records, summary), _costs(summary)]
+    shown = [_metrics(records, summary), _costs(records, summary)]
     return [*shown, verdict_lines(found)] if found else shown
 
 
@@ -110,25 +110,27 @@ def _metrics(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -
     return table
 
 
-def _costs(summary: Mapping[str, Any]) -> Table:
+def _costs(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    for name, text in _cost_lines(summary):
+    for name, text in _cost_lines(records, summary):
         table.add_row(name, text)
     return table
 
 
-def _cost_lines(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _cost_lines(
+    records: Sequence[Mapping[str, Any]], s: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     lines = []
     rounds, seconds = s.get("rounds", 0), s.get("seconds")
     if seconds is not None:
         speed = f", {rounds / seconds:.3g} rounds/s" if seconds > 0 else ""
         lines.append(("rounds", f"{rounds:,} in {duration(seconds)}{speed}"))
     if s.get("virtual_seconds"):
-        lines.append(("virtual time", duration(s["virtual_seconds"])))
+        lines.append(("virtual time", duration(s["virtual_seconds"]) + _lost(records)))
     if s.get("compile_seconds"):
         lines.append(("compile", duration(s["compile_seconds"])))
     if "client_steps" in s:
@@ -147,6 +149,18 @@ def _cost_lines(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "peak_memory_bytes" in s:
         lines.append(("peak memory", size(s["peak_memory_bytes"])))
     return lines
+
+
+def _lost(records: Sequence[Mapping[str, Any]]) -> str:
+    """Shares of the chosen whose reports did not count."""
+
+    def total(name: str) -> float:
+        return sum(r.get(name) or 0 for r in records)
+
+    chosen = total("clients_chosen")
+    shares = [(w, total(f"clients_{w}")) for w in ("late", "dropped")]
+    said = [f"{100 * n / chosen:.2g} % {w}" for w, n in shares if chosen and n]
+    return f"; reports: {', '.join(said)}" if said else ""
 
 
 def measure(name: str, value: float | None) -> str:

@@ -18,7 +18,7 @@ from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine import mesh as meshes
 from fedjax_sim.engine.bind import bind
 from fedjax_sim.engine.compose import Recipe
-from fedjax_sim.engine.lane_shapes import lane_shapes, program_flops
+from fedjax_sim.engine.lane_shapes import LaneShapes, lane_shapes, program_flops
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.experiment.probe import shards_for_device
 from fedjax_sim.experiment.systems import Systems
@@ -28,7 +28,7 @@ from fedjax_sim.sampling.select import Select, uniform_online, wrapped
 from fedjax_sim.sampling.tiers import Adaptive, tiers
 from fedjax_sim.sampling.timed import System, timed
 from fedjax_sim.systems import availability as when
-from fedjax_sim.systems.cost import Load, step_flops
+from fedjax_sim.systems.cost import Load, branch_flops, branch_of
 from fedjax_sim.systems.fleet import Fleet, fleet
 from fedjax_sim.systems.networks import steady
 
@@ -79,8 +79,8 @@ def system_sampler(
 def load_of(recipe: Recipe, task: Task, federation: Federation) -> Load:
     """What one round of an algorithm asks of clients; nothing is trained.
 
-    All local steps are taken to cost the same, and partial work to be a share of all of them.
-    Where a client measures before it trains, the two kinds of step differ a little from that.
+    All local steps of a client are taken to cost the same, and partial work to be a share of all
+    of them. Where a client measures before it trains, that cost is the mean of its own steps.
 
     Args:
       recipe: the algorithm.
@@ -109,11 +109,51 @@ def load_of(recipe: Recipe, task: Task, federation: Federation) -> Load:
     everyone = np.arange(federation.n_clients, dtype=np.int32)
     each = jax.jit(jax.vmap(steps, in_axes=(0, None, None)))(everyone, data, hyper)
     return Load(
-        flops_per_step=step_flops(shapes.step, program_flops),
+        flops_per_step=_step_costs(recipe, task, state, shapes, data, np.asarray(each)),
         down_bytes=float(tree.n_bytes(jax.eval_shape(received, state))),
         up_bytes=float(tree.n_bytes(shapes.report.update)),
         steps=np.asarray(each),
     )
+
+
+def _step_costs(
+    recipe: Recipe, task: Task, state: Any, shapes: LaneShapes, data: Any, steps: np.ndarray
+) -> Any:
+    """Operations of a local step: one number, or `[N]`, each client's mean over all its steps."""
+    costs = branch_flops(shapes.step, program_flops)
+    if len(set(costs)) == 1:
+        return costs[0]
+
+    def step(client_id: Array, t: Array, data: Any, work: PyTree, state: Any) -> PyTree:
+        built = recipe.build(**state.hyper)
+        member = _member(client_id)
+        ctx = Context(jax.random.key(0), jnp.int32(0), member)
+        received = built.server.receive(built.server.send(state.server), member)
+        return built.client(task).step(ctx, t, work, received, data.client(client_id))
+
+    def blank(x: Any) -> Any:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0), x.shape)
+        return jnp.zeros(x.shape, x.dtype)
+
+    one = jnp.int32(0)
+    which = branch_of(jax.make_jaxpr(step)(one, one, data, shapes.work, state))
+    assert which is not None
+    rest = jax.tree.leaves(jax.tree.map(blank, (shapes.work, state)))
+    leaves, numbers = jax.tree.leaves(data), jnp.asarray(costs, float)
+
+    @jax.jit
+    def mean(clients: Array, steps: Array, leaves: Any, rest: Any) -> Array:
+        def add(t: Array, total: Array) -> Array:
+            taken = jax.vmap(lambda i: which(i, t, *leaves, *rest))(clients)
+            return total + jnp.where(t < steps, numbers[taken.astype(jnp.int32)], 0)
+
+        total = jax.lax.fori_loop(0, jnp.max(steps), add, jnp.zeros(steps.shape))
+        return total / jnp.maximum(steps, 1)
+
+    everyone = jnp.arange(len(steps), dtype=jnp.int32)
+    found = np.asarray(mean(everyone, jnp.asarray(steps, jnp.int32), leaves, rest), float)
+    return np.maximum(found, min(costs))
 
 
 def fleet_of(asked: Systems, federation: Federation) -> Fleet:
@@ -157,6 +197,10 @@ def _select(
         raise InputError("over_select", asked.over_select, remedy)
     if asked.select in ("uniform", "equal_time"):
         return uniform_online(size, n_clients)
+    room = n_clients // asked.tiers
+    if cohort <= room < size:
+        remedy = f"chooses {size} clients, and one of systems.tiers = {asked.tiers} has {room}"
+        raise InputError("over_select", asked.over_select, remedy)
     adaptive = None
     if asked.select == "adaptive_tiers":
         adaptive = Adaptive(rounds, asked.tier_interval)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from fedjax_sim.core.checks import InputError, choice, integer, number
+from fedjax_sim.sampling.deadline import LATE
 
 FLEETS = ("phones", "equal")
 SELECTS = ("uniform", "tiers", "adaptive_tiers", "equal_time")
 AVAILABILITIES = ("always", "bernoulli", "diurnal", "markov")
-LATE = ("absent", "partial")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,3 +85,16 @@ class Systems:
         if self.tier_probabilities is not None and self.select != "tiers":
             remedy = 'is of select = "tiers", whose tiers are drawn by fixed probabilities'
             raise InputError("systems.tier_probabilities", self.tier_probabilities, remedy)
+        if self.tier_probabilities is not None:
+            self._check_probabilities()
+
+    def _check_probabilities(self) -> None:
+        name, given = "systems.tier_probabilities", self.tier_probabilities
+        remedy = f"must be {self.tiers} numbers, one for each tier"
+        try:
+            odds = np.asarray(given, float)
+        except (TypeError, ValueError):
+            raise InputError(name, given, remedy) from None
+        if odds.shape != (self.tiers,):
+            raise InputError(name, given, remedy)
+        number(name, odds, least=0)

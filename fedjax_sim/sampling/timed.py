@@ -25,7 +25,7 @@ from fedjax_sim.sampling.round_log import (
 from fedjax_sim.sampling.select import Select
 from fedjax_sim.systems.availability import Availability, always
 from fedjax_sim.systems.clock import draw_times, round_end
-from fedjax_sim.systems.cost import Load, share_of, steps_of
+from fedjax_sim.systems.cost import Load, of_members, share_of, steps_of
 from fedjax_sim.systems.fleet import Fleet
 from fedjax_sim.systems.luck import luck, settle
 
@@ -149,9 +149,10 @@ def timed(
         selected, member = select.pick(key, state.select, round_index, online)
         member = Member(*settle(*member))
         rows, full = tree.take(state.fleet, member.id), state.load.steps[member.id]
-        times = draw_times(draws.links, member.id, rows, state.load)
+        asked = of_members(state.load, member.id)
+        times = draw_times(draws.links, member.id, rows, asked)
         steps = steps_of(full, member.work)
-        steps = steps if work is None else work(rows, state.load, steps)
+        steps = steps if work is None else work(rows, asked, steps)
         steps, silent = steps_by(limit, late, times, steps)
         gone = member.present & _dropped(draws.drop, member.id, system.dropout)
         seconds = times.total(steps)

@@ -85,8 +85,10 @@ def fitting_steps(times: Times, full: Any, seconds: Any) -> Array:
       int32 `[K]` in 0 .. full; 0 where not even one step fits.
     """
     left = seconds - times.down_s - times.up_s
-    most = jnp.floor(left / times.step_s)
-    return jnp.clip(most, 0, full).astype(jnp.int32)
+    most = jnp.clip(jnp.floor(left / times.step_s), 0, full)
+    # Rounding may let one step too many in, by whose report the client would be late.
+    over = (times.total(most) > seconds) & (most > 0)
+    return jnp.where(over, most - 1, most).astype(jnp.int32)
 
 
 def round_end(

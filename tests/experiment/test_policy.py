@@ -148,6 +148,14 @@ def test_a_run_goes_back_to_its_best_state_and_on_from_there() -> None:
     assert [r["round"] for r in run.records] == list(range(1, 121))
 
 
+def test_a_run_that_goes_back_does_not_win_back_time() -> None:
+    system = fs.Systems(fleet="equal")
+    run = session(2.6, Policy(on_trouble="restore", patience=5), systems=system, rounds=60).run()
+    assert [e["action"] for e in run.summary["policy"]["events"]] == ["restore"]
+    spent = np.cumsum([r["round_seconds"] for r in run.records])
+    np.testing.assert_allclose([r["virtual_time_s"] for r in run.records], spent, rtol=1e-5)
+
+
 def test_numbers_that_are_not_finite_are_cut_too_and_the_last_trouble_ends_it() -> None:
     """Rate 1e20 leaves float32 in a round; halved three times it still does."""
     run = session(1e20, Policy(on_trouble="restore", patience=5), rounds=60).run()

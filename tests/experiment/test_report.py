@@ -33,6 +33,15 @@ def test_every_figure_is_in_the_table() -> None:
     assert max(map(len, text.splitlines())) <= 78
 
 
+def test_reports_that_did_not_count_stand_beside_the_virtual_time() -> None:
+    summary = {"rounds": 2, "virtual_seconds": 90.0}
+    records = [{"clients_chosen": 10, "clients_late": n, "clients_dropped": 0} for n in (2, 3)]
+    assert "1 min 30 s; reports: 25 % late\n" in closing_table(records, summary) + "\n"
+    records[0]["clients_dropped"] = 1
+    assert "reports: 25 % late, 5 % dropped" in closing_table(records, summary)
+    assert "reports" not in closing_table([{"clients_chosen": 10, "clients_late": 0}], summary)
+
+
 def test_what_is_missing_is_left_out() -> None:
     text = closing_table([], {"rounds": 1})
     assert "nothing was measured" in text

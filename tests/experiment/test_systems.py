@@ -132,6 +132,30 @@ def test_flops_of_a_network_are_those_of_its_products() -> None:
     assert products < load.flops_per_step < 1.35 * products
 
 
+@pytest.mark.parametrize("models", [1, 2])
+def test_a_client_that_measures_first_is_charged_for_each_kind_of_step(models: int) -> None:
+    """By hand: forward passes over all examples, 100 at a time, then gradients of ten."""
+    data = fs.data.digits(fs.partition.iid(clients=5))
+    task = fs.tasks.classifier(fs.models.mlp(50), classes=10)
+    make = fs.algorithms.qfedavg if models == 1 else fs.algorithms.ifca
+    recipe = make(optax.sgd(0.1), batch_size=10)
+    settings = fs.Settings(cohort=2, diagnosis=fs.Diagnosis(False, 0))
+    load = load_of(recipe, prepare(recipe, task, data, settings).task, data)
+    sizes = np.asarray(data.train.sizes)
+    measured, trained = -(-sizes // 100), -(-sizes // 10)
+    np.testing.assert_array_equal(load.steps, measured + trained)
+    forward = 2 * (64 * 50 + 50 * 10)
+    wanted = measured * 100 * models * forward + trained * 10 * (3 * forward - 2 * 64 * 50)
+    np.testing.assert_allclose(load.flops_per_step * load.steps, wanted, rtol=0.3)
+
+
+def test_without_clients_there_is_nothing_to_simulate() -> None:
+    task, data = fs.tasks.quadratic(little.DIM), little.federation()
+    settings = fs.Settings(systems=Systems(), diagnosis=fs.Diagnosis(False, 0))
+    with pytest.raises(InputError, match="has no clients to simulate"):
+        prepare(fs.algorithms.centralized(optax.sgd(0.1)), task, data, settings)
+
+
 def test_fleets_as_asked() -> None:
     data = little.federation(clients=40)
     equal = fleet_of(Systems(fleet="equal", median_flops=5.0), data)
@@ -189,6 +213,12 @@ def test_a_bad_section_is_named(key: str, value: Any, message: str) -> None:
         ({"online": 1.5}, r"systems\.online = 1\.5"),
         ({"tiers": 2.5}, r"systems\.tiers = 2\.5: must be a whole number"),
         ({"tier_probabilities": (1.0,)}, r"systems\.tier_probabilities = .*select = \"tiers\""),
+        (
+            {"select": "tiers", "tiers": 2, "tier_probabilities": (1.0,)},
+            r"systems\.tier_probabilities = .*2 numbers",
+        ),
+        ({"select": "tiers", "tier_probabilities": 3}, r"systems\.tier_probabilities = 3: .*5"),
+        ({"select": "tiers", "tier_probabilities": ["a"] * 5}, r"systems\.tier_probabilities"),
     ],
 )
 def test_a_bad_system_is_named(given: dict[str, Any], message: str) -> None:
@@ -204,8 +234,8 @@ def test_a_bad_system_is_named(given: dict[str, Any], message: str) -> None:
         ({"cohort": 5, "systems": Systems(select="tiers", tiers=2)}, r"run\.cohort = 5: .* 3, the"),
         ({"cohort": 6, "systems": Systems(over_select=0.5)}, r"over_select = 0\.5: .*9 clients"),
         (
-            {"systems": Systems(select="tiers", tiers=2, tier_probabilities=(1.0,))},
-            r"systems\.tier_probabilities = .*2 numbers",
+            {"cohort": 3, "systems": Systems(select="tiers", tiers=2, over_select=0.3)},
+            r"systems\.over_select = 0\.3: chooses 4 clients, and one of systems\.tiers = 2 has 3",
         ),
     ],
 )

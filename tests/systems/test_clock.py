@@ -116,3 +116,18 @@ def test_links_depend_on_round_and_client_and_not_on_the_place_in_the_cohort():
     np.testing.assert_array_equal(first, turned[::-1])
     assert len(np.unique(first)) == 3
     assert (np.asarray(down(jax.random.key(2), ids)) != np.asarray(first)).all()
+
+
+def test_partial_work_in_single_precision_is_never_late():
+    """The floor of a quotient may round up to one step too many."""
+    rng = np.random.default_rng(0)
+    n, seconds = 100_000, np.float32(7.3)
+    whole = rng.integers(1, 500, n)
+    down, up = (rng.uniform(0.1, 2.0, n).astype(np.float32) for _ in range(2))
+    step = ((seconds - down - up) / whole).astype(np.float32)
+    times, full = Times(*map(jnp.asarray, (down, step, up))), jnp.full(n, 1000, jnp.int32)
+    fit = fitting_steps(times, full, seconds)
+    naive = jnp.floor((seconds - times.down_s - times.up_s) / times.step_s)
+    assert (np.asarray(times.total(naive)) > seconds).any()
+    assert not (np.asarray(times.total(fit)) > seconds).any()
+    assert (whole - np.asarray(fit) <= 1).all()
