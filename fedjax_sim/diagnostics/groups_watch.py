@@ -22,7 +22,7 @@ class GroupsSeen(NamedTuple):
     ids: Array
 
 
-def groups_watch(groups: int, truth: Any = None) -> Watch:
+def groups_watch(groups: int, truth: Any = None, starts: Any = None) -> Watch:
     """A `Watch` of the groups that clients report in `aux["group"]`.
 
     Its scalars, once a round: `groups_used`, how many groups the present clients are in;
@@ -33,7 +33,8 @@ def groups_watch(groups: int, truth: Any = None) -> Watch:
 
     Args:
       groups: M; reported groups outside 0 .. M-1 are no group.
-      truth: int `[N]`, the planted groups from 0, or None.
+      truth: int `[N]`, the planted groups from 0, or None; or int `[T, N]`, those of T stages.
+      starts: int `[T]`, the round (from 0) with which each stage begins, where there are stages.
 
     Raises:
       InputError: where the truth is no such numbers (here), or not one a client (in `init`).
@@ -42,12 +43,28 @@ def groups_watch(groups: int, truth: Any = None) -> Watch:
     """
     m = integer("groups", groups, least=1)
     planted = None if truth is None else _whole(truth)
+    stages = 1 if starts is None else len(starts)
+    if planted is not None and (len(planted), np.asarray(truth).ndim) != (
+        stages,
+        1 + (starts is not None),
+    ):
+        raise InputError(
+            "groups", np.asarray(truth).shape, f"must be [N], or [{stages}, N] with starts"
+        )
     n_true = 1 if planted is None else int(planted.max()) + 1
+
+    def now(table: np.ndarray, round_index: Array) -> Array:
+        """The truth of a round."""
+        if starts is None:
+            return jnp.asarray(table[0])
+        begun = jnp.sum(jnp.asarray(starts, jnp.int32) <= round_index, dtype=jnp.int32)
+        return jnp.asarray(table)[jnp.maximum(begun - 1, 0)]
 
     def init(model: Model | None, n_clients: int) -> GroupsSeen:
         del model
-        if planted is not None and planted.shape != (n_clients,):
-            raise InputError("groups", planted.shape, f"must give one a client, [{n_clients}]")
+        if planted is not None and planted.shape[1] != n_clients:
+            remedy = f"must give one a client, [{n_clients}]"
+            raise InputError("groups", (planted.shape[1],), remedy)
         return GroupsSeen(jnp.full(n_clients, NONE, jnp.int32))
 
     def observe(state: GroupsSeen, moment: Moment) -> tuple[GroupsSeen, dict[str, Array]]:
@@ -69,7 +86,7 @@ def groups_watch(groups: int, truth: Any = None) -> Watch:
             "group_switched_measured": count > 0,
         }
         if planted is not None:
-            scalars["group_ari"] = scores.ari(ids, jnp.asarray(planted), m, n_true)
+            scalars["group_ari"] = scores.ari(ids, now(planted, moment.round), m, n_true)
             scalars["group_ari_measured"] = jnp.any(ids != NONE)
         return GroupsSeen(ids), scalars
 
@@ -95,7 +112,7 @@ def final_groups(state: GroupsSeen, groups: int, truth: Any = None) -> dict[str,
     found: dict[str, Any] = {"sizes": sizes.tolist(), "without": int((ids < 0).sum())}
     if truth is None:
         return found
-    planted = _whole(truth)
+    planted = _whole(truth)[0]
     n = int(planted.max()) + 1
     judges = {"ari": scores.ari, "nmi": scores.nmi, "purity": scores.purity}
     with jax.default_device(jax.devices("cpu")[0]):
@@ -103,7 +120,13 @@ def final_groups(state: GroupsSeen, groups: int, truth: Any = None) -> dict[str,
 
 
 def _whole(truth: Any) -> np.ndarray:
+    """Checked, as int32 `[T, N]`."""
     table = np.asarray(truth)
-    if table.ndim != 1 or not table.size or table.dtype.kind not in "iu" or table.min() < 0:
+    if (
+        table.ndim not in (1, 2)
+        or not table.size
+        or table.dtype.kind not in "iu"
+        or table.min() < 0
+    ):
         raise InputError("groups", truth, "must be whole numbers from 0, one a client, [N]")
-    return table.astype(np.int32)
+    return np.atleast_2d(table).astype(np.int32)

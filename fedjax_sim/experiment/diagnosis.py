@@ -32,6 +32,14 @@ def groups_of(federation: Federation, given: Any = None) -> np.ndarray | None:
     return None if planted is None else np.asarray(planted)
 
 
+def truth_of(federation: Federation, given: Any = None) -> tuple[Any, Any]:
+    """`(truth, starts)` for `groups_watch`: stage by stage where clients change group."""
+    stages = federation.meta.get("group_stages") if given is None else None
+    if stages is None:
+        return groups_of(federation, given), None
+    return np.asarray(stages), np.array([0, *federation.meta["moves_at"]])
+
+
 def panel_of(settings: Settings, groups: np.ndarray | None) -> Panel | None:
     """The drift panel that a run's rounds are wrapped with, or None."""
     if not settings.diagnosis.drift_every:
@@ -46,6 +54,7 @@ def watch_of(
     mesh: Mesh,
     groups: np.ndarray | None,
     found: int = 0,
+    truth: tuple[Any, Any] = (None, None),
 ) -> Watch | None:
     """Everything that is watched, as one `Watch` whose state is a dict, or None.
 
@@ -54,12 +63,13 @@ def watch_of(
       task: what is learned.
       plan: lanes and devices.
       mesh: its devices.
-      groups: int `[N]`, each client's true group, or None.
+      groups: int `[N]`, each client's true group, at first where it changes; or None.
       found: M where the algorithm itself sorts clients into groups: that is always watched.
+      truth: of `truth_of`.
     """
     watches: dict[str, Watch] = {}
     if found:
-        watches[GROUPS] = groups_watch(found, groups)
+        watches[GROUPS] = groups_watch(found, *truth)
     if settings.diagnosis.verdict:
         watches[VERDICT] = watching.watch(groups)
     if settings.diagnosis.drift_every:
@@ -111,7 +121,10 @@ def groups_found(state: RunState, prepared: Any) -> dict[str, Any]:
     if watched is None:
         return {}
     recipe = prepared.recipe
-    return final_groups(watched, recipe.build(**recipe.hyper).groups, prepared.groups)
+    truth, starts = prepared.truth
+    if starts is not None:
+        truth = truth[max(int((starts < int(state.round)).sum()) - 1, 0)]
+    return final_groups(watched, recipe.build(**recipe.hyper).groups, truth)
 
 
 def _of_sketches(series: Mapping[str, Sketch]) -> Verdict:

@@ -54,6 +54,7 @@ class Prepared:
       panel: what a round's pieces are wrapped with to measure them, or None.
       watch: diagnosis inside the round loop, or None.
       groups: int `[N]`, each client's group, or None.
+      truth: `diagnosis.truth_of` the data.
     """
 
     task: Task
@@ -71,6 +72,7 @@ class Prepared:
     panel: Panel | None = None
     watch: Watch | None = None
     groups: np.ndarray | None = None
+    truth: tuple[Any, Any] = (None, None)
 
     @property
     def chunk(self) -> int:
@@ -167,6 +169,7 @@ def prepare(
     )
     mesh = meshes.make_mesh(plan.devices)
     of_client = diagnosis.groups_of(federation, groups)
+    truth = diagnosis.truth_of(federation, groups)
     panel = diagnosis.panel_of(settings, of_client)
     algorithm = bind(recipe, bound, plan, mesh, panel=panel)
     resolved = dataclasses.replace(
@@ -191,9 +194,10 @@ def prepare(
         recipe=recipe,
         panel=panel,
         watch=diagnosis.watch_of(
-            settings, bound, plan, mesh, of_client, recipe.build(**numbers).groups
+            settings, bound, plan, mesh, of_client, recipe.build(**numbers).groups, truth
         ),
         groups=of_client,
+        truth=truth,
     )
 
 

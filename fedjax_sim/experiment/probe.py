@@ -101,7 +101,7 @@ def make_probe(
     `_p50`, `_p90`, `_std`, `_worst10`, `_cvar`, `_jain`, `_gini` (see `diagnostics.fairness`)
     over clients that hold test examples, each with the model it would use; and `group_*_min`
     (`_max` of a loss) and `group_*_gap` over the means of clients' groups. Where data change
-    with the round, all are of the round just done.
+    with the round, all are of the round just done, but clients count in their first group.
 
     Args:
       algorithm: gives the models.

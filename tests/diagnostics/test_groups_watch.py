@@ -56,6 +56,31 @@ def test_it_keeps_what_a_list_would():
     np.testing.assert_allclose(final["purity"], 4 / 5, atol=1e-6)
 
 
+def test_where_clients_move_the_truth_is_that_of_the_round():
+    stages = np.array([TRUTH, TRUTH[::-1], [0, 1, 2, 0, 1, 2]])
+    watch = groups_watch(M, stages, starts=[0, 2, 5])
+    ids, told = [*range(N)], [0, 0, 1, 2, 2, 1]
+    for round_index, stage in ((0, 0), (1, 0), (2, 1), (4, 1), (5, 2), (9, 2)):
+        seen = moment(ids, [1] * N, told)._replace(round=jnp.int32(round_index))
+        _, got = watch.observe(watch.init(None, N), seen)
+        want = adjusted_rand_score(stages[stage], told)
+        np.testing.assert_allclose(got["group_ari"], want, atol=1e-6)
+
+
+def test_a_run_is_scored_against_the_groups_of_its_last_round():
+    fed = fs.data.digits(fs.partition.iid(clients=8), test_fraction=0.2)
+    fed = fs.data.rotated(fed, 2, moves_at=[2], movers=0.5)
+    first, then = fed.meta["group_stages"]
+    task = fs.tasks.classifier(fs.models.logistic(), classes=10)
+    told = fs.algorithms.grouped(optax.sgd(0.1), groups=2, ids=first, batch_size=50)
+    plain = fs.Diagnosis(verdict=False, drift_every=0)
+    run = fs.run(told, task, fed, cohort=8, rounds=3, diagnosis=plain, devices=1, client_eval=False)
+    moved = adjusted_rand_score(then, first)
+    assert moved < 0.6
+    np.testing.assert_allclose([r["group_ari"] for r in run.records], [1, 1, moved], atol=1e-6)
+    np.testing.assert_allclose(run.summary["groups"]["ari"], moved, atol=1e-6)
+
+
 def test_without_reported_groups_or_truth_it_says_less():
     watch = groups_watch(M)
     state = watch.init(None, N)
