@@ -16,8 +16,8 @@ meets its end level in a quarter of its rounds; without groups the silhouette is
 the 0.3 that `grouped` asks for, so it stays FedAvg. IFCA finds the groups more slowly, and in some
 seeds two groups share a model. ARI falls towards 0 where clients have fewer than some ten examples.
 
-Rate, epochs and the silhouette that `grouped` asks for were chosen on seed 0 of digits; measured are
-seeds 1, 2, ... and MNIST, on which nothing was chosen.
+Rate, epochs and the silhouette that `grouped` asks for were chosen on seed 0 of digits; measured
+are seeds 1, 2, ... and MNIST, on which nothing was chosen.
 
 Bars: ARI of at least 0.95 within 5 rounds; mean client accuracy 5 points above the global model's;
 its end level in half of the rounds; without groups less than one point lost. Means over seeds

@@ -87,9 +87,10 @@ class Run:
         name, models = self.summary["algorithm"], self.models
         if group is None and self.model is not None:
             return self.model
+        if models is None and group is None:
+            raise InputError("model", None, f"{name} shares no model; see state.rows")
         if models is None:
-            told = "group" if group is not None else "model"
-            raise InputError(told, group, f"{name} has no models of groups; see model, state.rows")
+            raise InputError("group", group, f"{name} has no models of groups")
         many = jax.tree.leaves(models)[0].shape[0]
         if group is None:
             raise InputError("group", None, f"{name} has {many} models: give group=0 to {many - 1}")

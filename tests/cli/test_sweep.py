@@ -54,6 +54,7 @@ def content(out: str) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in Path(out).iterdir() if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_sweep_equals_single_runs_and_tells(capsys: pytest.CaptureFixture[str]) -> None:
     argv = [*SWEEP, "--inner", "map", "--vary", "client.epochs", "[1, 2]", "--plan.devices", "2"]
     assert main(argv) == 0

@@ -104,6 +104,7 @@ def some(names: Any, quick: str) -> list[Any]:
     return [n if n in quick else pytest.param(n, marks=marks) for n in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some(REACHED, "schedules at both"))
 def test_a_file_reaches_every_optimizer_of_client_and_server(name: str) -> None:
     pairs, by_hand = REACHED[name]
