@@ -42,6 +42,20 @@ class Shards:
         window = slice(self.offsets[index], self.offsets[index] + self.sizes[index])
         return self.x[window], self.y[window]
 
+    def stage(self, round_index: int) -> int:
+        """The stage of a round (counted from 0); 0 where the data never change."""
+        if self.stage_rounds is None:
+            return 0
+        return max(0, int(np.searchsorted(self.stage_rounds, round_index, side="right")) - 1)
+
+    def at(self, round_index: int) -> Shards:
+        """The examples of a round alone, as views; itself where the data never change."""
+        if self.stages is None:
+            return self
+        stage, total = self.stage(round_index), len(self.x) // len(self.stages)
+        rows = slice(stage * total, (stage + 1) * total)
+        return Shards(self.x[rows], self.y[rows], self.stages[stage] - rows.start, self.sizes)
+
     def in_order(self) -> tuple[np.ndarray, np.ndarray]:
         """`(x, y)` client by client, of the first stage, without rows that are no client's."""
         begin = np.cumsum(self.sizes) - self.sizes

@@ -21,7 +21,7 @@ import numpy as np
 
 from fedjax_sim.core.checks import InputError, choice, number
 from fedjax_sim.data.federated import Federation
-from fedjax_sim.data.planted_base import Rows, checked, image_shape, plant
+from fedjax_sim.data.planted_base import Rows, checked, image_shape, plant, sequence
 
 _KINDS = ("affine", "noise", "contrast", "brightness")
 
@@ -66,7 +66,9 @@ def rotated(
     2020, arXiv:2006.04088, section 6.2 (rotated MNIST).
     """
     groups = checked(federation, groups, seed)
-    turns = [360.0 * g / groups for g in range(groups)] if angles is None else list(angles)
+    even = [360.0 * g / groups for g in range(groups)]
+    remedy = f"must be a list of {groups} angles, one a group"
+    turns = even if angles is None else sequence("angles", angles, remedy)
     number("angles", turns)
     if len(turns) != groups:
         raise InputError("angles", turns, f"must be {groups} angles, one a group")

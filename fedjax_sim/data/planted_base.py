@@ -73,10 +73,13 @@ def membership(
 
     Returns:
       int64 `[T, N]`.
+
+    Raises:
+      InputError: rounds that do not rise; one group; a share that rounds to no client.
     """
     rng = np.random.default_rng([integer("seed", seed, least=0), _MEMBERS, purpose])
     stages = [_first(clients, groups, group, rng)]
-    for _ in _moves(moves_at, movers, groups):
+    for _ in _moves(moves_at, movers, clients, groups):
         after = stages[-1].copy()
         going = rng.permutation(clients)[: round(movers * clients)]
         after[going] = (after[going] + rng.integers(1, groups, len(going))) % groups
@@ -84,17 +87,32 @@ def membership(
     return np.stack(stages)
 
 
-def _moves(moves_at: Sequence[int] | None, movers: float, groups: int) -> list[int]:
+def _moves(moves_at: Sequence[int] | None, movers: float, clients: int, groups: int) -> list[int]:
     """The rounds before which clients move, checked."""
     if moves_at is None:
         return []
-    moves = [integer("moves_at", r, least=1) for r in moves_at]
+    rounds = sequence("moves_at", moves_at, "must be a list of rounds, such as [20, 40]")
+    moves = [integer("moves_at", r, least=1) for r in rounds]
     if any(a >= b for a, b in itertools.pairwise(moves)):
         raise InputError("moves_at", moves, "must be rising rounds")
     number("movers", movers, above=0, most=1)
     if groups < 2 and moves:
         raise InputError("moves_at", moves, "needs at least 2 groups to move between")
+    if moves and round(movers * clients) == 0:
+        remedy = f"moves none of {clients} clients; must be greater than {0.5 / clients:g}"
+        raise InputError("movers", movers, remedy)
     return moves
+
+
+def sequence(field: str, value: Any, remedy: str) -> list[Any]:
+    """`value` as a list of single things, refused where it is none."""
+    try:
+        found = list(value)
+    except TypeError:
+        raise InputError(field, value, remedy) from None
+    if any(isinstance(v, Sequence) or getattr(v, "ndim", 0) for v in found):
+        raise InputError(field, value, remedy)
+    return found
 
 
 def _first(
@@ -146,7 +164,7 @@ def plant(
         federation.n_clients, groups, group=group, moves_at=moves_at, movers=movers, seed=seed,
         purpose=zlib.crc32(what.encode()),
     )  # fmt: skip
-    rounds = np.array([0, *(moves_at or ())], np.int64)
+    rounds = np.array([0, *(() if moves_at is None else moves_at)], np.int64)
     splits: dict[str, Any] = {}
     for number_, name in enumerate(("train", "test", "validation")):
         shards: Shards | None = getattr(federation, name)
@@ -200,7 +218,8 @@ def image_shape(federation: Federation, given: Sequence[int] | None) -> tuple[in
     row = federation.train.x.shape[1:]
     length = math.prod(row)
     if given is not None:
-        shape = [integer("shape", side, least=1) for side in given]
+        sides = sequence("shape", given, "must be [H, W] or [H, W, C]")
+        shape = [integer("shape", side, least=1) for side in sides]
         if len(shape) not in (2, 3) or math.prod(shape) != length:
             remedy = f"must be [H, W] or [H, W, C] with {length} numbers, as x has in a row"
             raise InputError("shape", list(given), remedy)

@@ -33,7 +33,14 @@ from fedjax_sim.diagnostics.critical_answer import (
     Scales,
     Tolerances,
 )
-from fedjax_sim.diagnostics.curvature import Received, SumLoss, Vector, sum_loss, which_loss
+from fedjax_sim.diagnostics.curvature import (
+    Received,
+    SumLoss,
+    Vector,
+    check_unchanging,
+    sum_loss,
+    which_loss,
+)
 from fedjax_sim.engine import mesh as meshes
 from fedjax_sim.engine import plan as plans
 from fedjax_sim.engine.cohort import Work, run_cohort
@@ -248,8 +255,10 @@ def client_prober(
       `(model, gradient, scales, on_step) -> ClientCurvature`; see `client_curvature`.
 
     Raises:
-      InputError: more clients than there are, or bases that do not fit into memory.
+      InputError: more clients than there are, bases that do not fit into memory, data that
+        change with the round.
     """
+    check_unchanging(data)
     ids = _chosen(data, clients, seed)
     at_once = min(len(ids), _COHORT)
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, model.params))
@@ -313,7 +322,8 @@ def client_curvature(
       seed: of the draws.
 
     Raises:
-      InputError: more clients than there are, or bases that do not fit into memory.
+      InputError: more clients than there are, bases that do not fit into memory, data that
+        change with the round.
 
     Cost: see `lanczos_client`; at most 64 clients a dispatch.
     """

@@ -93,7 +93,7 @@ def landscape(
     Args:
       task: gives the loss.
       model: the point, and the state that is held fixed.
-      data: all clients' examples.
+      data: all clients' examples; those of one round, `data.at(round)`, where they change.
       weighting: `examples` (a client counts by its examples) or `uniform` (clients alike).
       batch_size: examples a step; the mean does not depend on it.
       plan: lanes and devices; chosen by rule where not given.
@@ -103,13 +103,15 @@ def landscape(
       seed: of what the training loss draws, which is the same in every call.
 
     Raises:
-      InputError: no clients, an unknown weighting, params that are not floating.
+      InputError: no clients, an unknown weighting, params that are not floating, data that
+        change with the round.
 
     Cost: a call passes once over the data. `slope`: lanes x P beside the activations of a batch.
     `products`: lanes x b x P, about 1 to 2 gradients a vector, and one shared gradient a block.
     """
     choice("weighting", weighting, WEIGHTINGS)
     integer("batch_size", batch_size, least=1)
+    check_unchanging(data)
     flat, unravel = _flattened(model.params)
     measured = measured or which_loss(task, model, data)
     choice("measured", measured, (TRAINED, HELD))
@@ -157,6 +159,13 @@ def landscape(
         )
 
     return around(model)
+
+
+def check_unchanging(data: Shards | DeviceShards) -> None:
+    """Refuse data that change with the round: which of them are meant is not said."""
+    if isinstance(data, Shards) and data.stages is not None:
+        remedy = "the data change with the round; give those of one, data.at(round)"
+        raise InputError("data.stages", len(data.stages), remedy)
 
 
 def _flattened(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedjax_sim.core.checks import InputError, choice, integer
 from fedjax_sim.core.types import Model
-from fedjax_sim.data.federated import Federation
+from fedjax_sim.data.federated import Federation, Shards
 from fedjax_sim.diagnostics.client_curvature import ClientCurvature, Prober, client_prober
 from fedjax_sim.diagnostics.critical import judge
 from fedjax_sim.diagnostics.critical_answer import Critical, Tolerances
@@ -143,15 +143,19 @@ def probe_run(
 
 
 def _looker(ground: Ground, how: Probe, on_probe: OnProbe) -> Callable[[Stop], Point]:
-    """A function that probes one model after another; programs are compiled for the first."""
+    """A function that probes one model after another; programs are compiled for the first.
+
+    Data that change with the round are those of a model's last round: programs are compiled
+    once a stage.
+    """
     data = folders.split_of(ground.federation, how.split)
     many = _clients(how, int((data.sizes > 0).sum()))
     fresh = jax.jit(ground.task.init)(jax.random.key(how.seed))
     shared = ("batch_size", "seed")
     options: dict[str, Any] = {n: getattr(how, n) for n in shared}
-    made: list[tuple[Landscape, Prober | None]] = []
+    made: dict[int, tuple[Landscape, Prober | None]] = {}
 
-    def prepare(model: Model) -> tuple[Landscape, Prober | None]:
+    def prepare(model: Model, data: Shards) -> tuple[Landscape, Prober | None]:
         here = landscape(ground.task, model, data, weighting=how.weighting, **options)
         if not many:
             return here, None
@@ -168,9 +172,12 @@ def _looker(ground: Ground, how: Probe, on_probe: OnProbe) -> Callable[[Stop], P
 
     def look(stop: Stop) -> Point:
         model = ground.read(stop)
-        if not made:
-            made.append(prepare(model))
-        here, clients = made[0][0].move(model), made[0][1]
+        last = folders.last_round(stop, data)
+        stage = data.stage(last)
+        if stage not in made:
+            made.clear()
+            made[stage] = prepare(model, data.at(last))
+        here, clients = made[stage][0].move(model), made[stage][1]
         found = judge(
             here,
             fresh=fresh,

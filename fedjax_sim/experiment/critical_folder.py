@@ -182,6 +182,20 @@ def _cast(model: Model, number: Any) -> Model:
     return jax.tree.map(cast, model)
 
 
+def last_round(stop: Stop, data: Shards) -> int:
+    """The last round (counted from 0) that a model was trained in; 0 where data never change.
+
+    Raises:
+      InputError: data that change with the round, and a model of no known one.
+    """
+    if data.stages is None:
+        return 0
+    if stop.round is None:
+        remedy = f"is not said in {files.SUMMARY}, and the data change with the round"
+        raise InputError("round", None, remedy)
+    return max(0, stop.round - 1)
+
+
 def split_of(federation: Federation, split: str) -> Shards:
     """The examples to measure on: `train`, or `test` (the clients' own, else the central ones).
 

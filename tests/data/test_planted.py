@@ -208,10 +208,15 @@ def test_mixture_of_regressions_is_the_model_that_it_says() -> None:
 def test_members_move_to_other_groups_at_the_given_rounds(
     clients: int, groups: int, movers: float, seed: int
 ) -> None:
+    count = round(movers * clients)
+    if not count:
+        with pytest.raises(InputError, match=f"movers = .*moves none of {clients} clients"):
+            membership(clients, groups, moves_at=[3, 7], movers=movers, seed=seed)
+        return
     stages = membership(clients, groups, moves_at=[3, 7], movers=movers, seed=seed)
     assert stages.shape == (3, clients) and stages.min() >= 0 and stages.max() < groups
     moved = (np.diff(stages, axis=0) != 0).sum(axis=1)
-    assert moved.tolist() == [round(movers * clients)] * 2
+    assert moved.tolist() == [count] * 2
 
 
 def test_stages_show_each_client_what_its_group_then_sees(plain: Federation) -> None:
@@ -230,6 +235,9 @@ def test_stages_show_each_client_what_its_group_then_sees(plain: Federation) -> 
             )
             np.testing.assert_array_equal(data.x[rows].reshape(-1, 8, 8), turned)
         whole = now.client(3).whole()
+        own = fed.train.at(round_)
+        assert own.stages is None and fed.train.stage(round_) == stage
+        np.testing.assert_array_equal(own.client(3)[0], data.x[int(now.offsets[3]) :][:48])
         total = plain.train.sizes.sum()
         assert (int(whole.offset), int(whole.size)) == (stage * total, total)
     with pytest.raises(InputError, match="plant what changes over time last"):
@@ -314,6 +322,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("rotated", {"moves_at": [5, 5]}, "must be rising rounds"),
     ("rotated", {"moves_at": [0]}, "moves_at = 0"),
     ("rotated", {"moves_at": [3], "movers": 0.0}, "movers = 0.0"),
+    ("rotated", {"moves_at": [3], "movers": 0.04}, "movers = 0.04: moves none of 10 clients"),
+    ("rotated", {"moves_at": 5}, "moves_at = 5: must be a list of rounds"),
+    ("rotated", {"angles": 5}, "angles = 5: must be a list of 4 angles"),
+    ("rotated", {"angles": [[0, 1], 2, 3, 4]}, "must be a list of 4 angles"),
+    ("rotated", {"shape": 8}, "shape = 8: must be [H, W]"),
     ("rotated", {"groups": 1, "moves_at": [3]}, "needs at least 2 groups"),
     ("relabelled", {"groups": 4, "pairs": 6}, "pairs = 6"),
     ("relabelled", {"groups": 10, "pairs": 5, "seed": -1}, "seed = -1"),

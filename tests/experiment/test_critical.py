@@ -13,11 +13,12 @@ from experiment.little import DIM, federation, settings
 
 from fedjax_sim.algorithms import fedavg
 from fedjax_sim.core.checks import InputError
+from fedjax_sim.data.federated import Federation, Shards
 from fedjax_sim.diagnostics import curvature
 from fedjax_sim.experiment import critical_folder as folders
 from fedjax_sim.experiment.build import build
 from fedjax_sim.experiment.config import overrides_table, read, resolve
-from fedjax_sim.experiment.critical import Probe, probe_run
+from fedjax_sim.experiment.critical import Probe, _looker, probe_run
 from fedjax_sim.experiment.critical import read as read_probe
 from fedjax_sim.experiment.session import Session
 from fedjax_sim.tasks.quadratic import quadratic
@@ -161,6 +162,27 @@ def test_a_run_made_in_python_needs_its_task_and_data(tmp_path):
     x = np.asarray(fed.train.x, np.float64)
     curvatures = np.sort(x.mean(axis=0))
     np.testing.assert_allclose(point.critical.spectrum.values, curvatures, rtol=1e-6)
+
+
+def test_data_that_change_are_those_of_the_models_last_round():
+    """Curvatures are the mean of x: 1, 2, 3, and from round 2 (of 0 ..) on five times that."""
+    each = np.arange(1.0, DIM + 1)
+    x, y = np.stack([each, each, 5 * each, 5 * each]), np.zeros((4, DIM))
+    at, sizes = np.arange(2), np.ones(2, np.int64)
+    changing = Shards(x, y, at, sizes, np.stack([at, at + 2]), np.array([0, 2]))
+    with folders.wide(True):
+        task = quadratic(DIM)
+        model = jax.device_get(task.init(jax.random.key(0)))
+        ground = folders.Ground(task, Federation(changing), lambda stop: model)
+        look = _looker(ground, QUICK, lambda name, what, done, most: None)
+        for rounds, times in ((1, 1), (2, 1), (3, 5), (9, 5), (2, 1)):
+            point = look(folders.Stop("a", rounds, Path()))
+            np.testing.assert_allclose(point.critical.spectrum.values, times * each, rtol=1e-9)
+            np.testing.assert_allclose(point.clients.high, 3 * times, rtol=1e-9)
+        with pytest.raises(InputError, match="round = None"):
+            look(folders.Stop("final", None, Path()))
+        with pytest.raises(InputError, match=r"data\.at"):
+            curvature.landscape(task, model, changing)
 
 
 @pytest.mark.parametrize(
