@@ -6,15 +6,14 @@ from typing import Any
 
 import optax
 
-from fedjax_sim.aggregation.grouped import grouped as mean_by_group
-from fedjax_sim.algorithms.ifca import best_model
-from fedjax_sim.clients.choose import at_random_first, remembers_group
+from fedjax_sim.algorithms.ifca import choosing
+from fedjax_sim.clients.choose import at_random_first
 from fedjax_sim.clients.phases import best_first
 from fedjax_sim.clients.sgd import Weighting, local
 from fedjax_sim.core.checks import integer
 from fedjax_sim.core.types import Array, Model
 from fedjax_sim.data.batching import Batches
-from fedjax_sim.engine.compose import Recipe, compose, recipe
+from fedjax_sim.engine.compose import Recipe, recipe
 from fedjax_sim.server.many import server_many
 
 
@@ -57,11 +56,4 @@ def hypcluster(
     client = best_first(local(optimizer, batches, weighting=weighting))
     client = at_random_first(client, groups, warmup)
     updater = server_many(server, groups, start=start, spread=spread)
-    return compose(
-        remembers_group(client),
-        mean_by_group(groups),
-        updater,
-        model_of=best_model(),
-        shared=False,
-        groups=groups,
-    )
+    return choosing(client, groups, updater)

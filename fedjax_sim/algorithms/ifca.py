@@ -7,9 +7,10 @@ from typing import Any
 import optax
 
 from fedjax_sim.aggregation.grouped import grouped as mean_by_group
-from fedjax_sim.clients.choose import chosen_model, remembers_group
+from fedjax_sim.clients.choose import Client, chosen_model, remembers_group
 from fedjax_sim.clients.phases import best_first
 from fedjax_sim.clients.sgd import Weighting, gradient, local
+from fedjax_sim.core.contracts import ServerUpdate
 from fedjax_sim.core.types import Array, Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import OfTask, Recipe, compose, recipe
@@ -54,14 +55,7 @@ def ifca(
     """
     client = best_first(local(optimizer, batches, weighting=weighting))
     updater = server_many(server, groups, start=start, spread=spread)
-    return compose(
-        remembers_group(client),
-        mean_by_group(groups),
-        updater,
-        model_of=best_model(),
-        shared=False,
-        groups=groups,
-    )
+    return choosing(client, groups, updater)
 
 
 @recipe
@@ -91,17 +85,22 @@ def ifca_gradient(
     """
     client = best_first(gradient(weighting=weighting))
     updater = server_many(optimizer, groups, start=start, spread=spread, share=True)
+    return choosing(client, groups, updater)
+
+
+def choosing(client: Client, groups: int, server: ServerUpdate) -> Recipe:
+    """A recipe whose clients choose one of M models and remember which, each group averaging."""
     return compose(
         remembers_group(client),
         mean_by_group(groups),
-        updater,
-        model_of=best_model(),
+        server,
+        model_of=_best_model(),
         shared=False,
         groups=groups,
     )
 
 
-def best_model() -> OfTask:
+def _best_model() -> OfTask:
     """`model_of` for clients that remember a group, or choose by their losses."""
 
     def build(task: Any) -> Any:
