@@ -1,6 +1,6 @@
 """Does grouping by first updates find planted groups, and what does that bring?
 
-    python benchmarks/grouping/planted.py [--seeds 5] [--data digits mnist] [--small]
+    python benchmarks/grouping/planted.py [--seeds 5] [--data digits mnist examples] [--small]
 
 Federations with planted groups: `rotated` (4 groups, turns of 90 degrees) and `swapped` (3 groups,
 each but one with two pairs of labels of its own exchanged), and `none`, the same data without
@@ -214,7 +214,9 @@ def main() -> None:
     """Measure, print, record, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--data", nargs="+", default=["digits", "mnist"], choices=list(ROUNDS))
+    parser.add_argument(
+        "--data", nargs="+", default=[*ROUNDS, "examples"], choices=[*ROUNDS, "examples"]
+    )
     parser.add_argument("--small", action="store_true", help="six rounds, to try the script")
     given = parser.parse_args()
     rows: list[Row] = []
@@ -226,13 +228,13 @@ def main() -> None:
             told = [r | {"machine": describe()} for r in new]
             merge(RESULT, told, ("data", "kind", "method", "seed"))
 
-    cases = [(d, k) for d in given.data for k in KINDS]
+    cases = [(d, k) for d in given.data if d in ROUNDS for k in KINDS]
     for data, kind in cases:
         rounds = 6 if given.small else ROUNDS[data]
         for seed in range(1, given.seeds + 1):
             keep(measure(data, kind, seed, rounds))
         print(table(rows, data, kind), flush=True)
-    for kind in ("rotated", "swapped") if "digits" in given.data else ():
+    for kind in ("rotated", "swapped") if "examples" in given.data else ():
         for size in SIZES:
             few = [by_examples(kind, size, seed) for seed in range(1, given.seeds + 1)]
             ari = shown([r["ari_2"] for r in few], digits=3)

@@ -6,7 +6,8 @@ import argparse
 import inspect
 from typing import Any
 
-from fedjax_sim.algorithms.registry import AGGREGATORS, ALGORITHMS
+from fedjax_sim.algorithms.aggregators import AGGREGATORS
+from fedjax_sim.algorithms.registry import ALGORITHMS
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from fedjax_sim.algorithms.registry import ALGORITHMS, Entry, Param
+from fedjax_sim.algorithms.entry import Entry, Param
+from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment.messages import one_of
 from fedjax_sim.experiment.sections import BATCH_FIELDS

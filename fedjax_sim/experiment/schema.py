@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, create_model
 
-from fedjax_sim.algorithms.registry import Entry
+from fedjax_sim.algorithms.entry import Entry
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, TASK, Piece
 from fedjax_sim.experiment.sections import (
     BATCH_FIELDS,

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedjax_sim.algorithms.registry import AGGREGATORS, ALGORITHMS
+from fedjax_sim.algorithms.aggregators import AGGREGATORS
+from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.cli.main import main
 
 TINY = """

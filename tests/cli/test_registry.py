@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from fedjax_sim.algorithms.registry import AGGREGATORS, ALGORITHMS
+from fedjax_sim.algorithms.aggregators import AGGREGATORS
+from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.experiment.sections import BATCH_FIELDS
 
 

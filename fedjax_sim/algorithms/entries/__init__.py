@@ -1,0 +1,1 @@
+"""What the registry lists, one file a family of algorithms."""
