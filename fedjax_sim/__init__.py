@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedjax_sim.engine.compose import compose, recipe
     from fedjax_sim.engine.mesh import cores_as_devices
     from fedjax_sim.experiment.api import resume, run
+    from fedjax_sim.experiment.cite import cite
     from fedjax_sim.experiment.compare import compare
     from fedjax_sim.experiment.critical import probe_run as probe
     from fedjax_sim.experiment.explain import explain
@@ -55,6 +56,7 @@ _NAMES = {
     "Session": "fedjax_sim.experiment.session",
     "Settings": "fedjax_sim.experiment.settings",
     "Systems": "fedjax_sim.experiment.systems",
+    "cite": "fedjax_sim.experiment.cite",
     "compare": "fedjax_sim.experiment.compare",
     "compose": "fedjax_sim.engine.compose",
     "cores_as_devices": "fedjax_sim.engine.mesh",
@@ -81,6 +83,7 @@ __all__ = [
     "Systems",
     "__version__",
     "algorithms",
+    "cite",
     "compare",
     "compose",
     "cores_as_devices",

@@ -77,6 +77,8 @@ def make_parser() -> Parser:
     resume.add_argument("folder", metavar="DIR", help="its folder")
     listing = verbs.add_parser("list", help="what can be named in an experiment")
     listing.add_argument("what", choices=LISTS)
+    listing.add_argument("name", nargs="?", metavar="NAME", help="an algorithm, to tell all of it")
+    listing.add_argument("--tag", metavar="TAG", help="only algorithms with this tag")
     listing.add_argument("--bibtex", action="store_true", help="the algorithms' papers as BibTeX")
     verbs.add_parser("doctor", help="versions, devices, data, cache: what works here")
     report = verbs.add_parser("report", help="draw a run's picture and print its table again")

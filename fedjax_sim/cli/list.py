@@ -8,14 +8,17 @@ from typing import Any
 
 from fedjax_sim.algorithms.aggregators import AGGREGATORS
 from fedjax_sim.algorithms.registry import ALGORITHMS
+from fedjax_sim.core.checks import InputError
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print one table."""
-    if arguments.bibtex:
-        papers = {e.paper.key: e.paper for e in ALGORITHMS.values() if e.paper is not None}
-        print("\n\n".join(paper.bibtex for paper in papers.values()))
-        return 0
+    if arguments.what == "algorithms":
+        return _algorithms(arguments)
+    for option in ("name", "tag", "bibtex"):
+        if getattr(arguments, option):
+            remedy = f"goes with list algorithms, not with list {arguments.what}"
+            raise InputError(option, getattr(arguments, option), remedy)
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -34,16 +37,23 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _algorithms(arguments: argparse.Namespace) -> int:
+    chosen = [ALGORITHMS[arguments.name]] if arguments.name in ALGORITHMS else ALGORITHMS.values()
+    if arguments.bibtex:
+        papers = {e.paper.key: e.paper for e in chosen if e.paper is not None}
+        print("\n\n".join(paper.bibtex for paper in papers.values()))
+        return 0
+    from fedjax_sim.cli import catalogue
+    from fedjax_sim.cli.screen import console
+
+    if arguments.name:
+        catalogue.show_one(console(), arguments.name)
+    else:
+        catalogue.show_all(console(), arguments.tag)
+    return 0
+
+
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
-
-
-def _algorithms() -> Rows:
-    rows = []
-    for name, entry in ALGORITHMS.items():
-        params = [f"{n} = {p.default}  {p.range}" for n, p in entry.params.items()]
-        arxiv = entry.paper.arxiv if entry.paper else "-"
-        rows.append((name, entry.doc, "\n".join(params) or "-", arxiv))
-    return ("algorithm", "what it does", "[algorithm] takes", "arXiv"), rows
 
 
 def _datasets() -> Rows:
@@ -104,7 +114,6 @@ def _plain(doc: str) -> str:
 
 
 _TABLES = {
-    "algorithms": _algorithms,
     "datasets": _datasets,
     "models": _models,
     "partitions": _partitions,
@@ -113,7 +122,6 @@ _TABLES = {
 }
 _OWN = 'or "package.module:function" of your own'
 _HINTS = {
-    "algorithms": f"[algorithm] name = ..., {_OWN}; references: list algorithms --bibtex",
     "datasets": f"[data] name = ..., {_OWN}; files are sought in $FEDJAX_SIM_DATA",
     "models": f"[model] name = ..., {_OWN}",
     "partitions": f"[data.partition] name = ..., {_OWN}",

@@ -151,7 +151,7 @@ def test_report_draws_again_and_knows_unfinished_runs(
 @pytest.mark.parametrize(
     ("what", "wanted"),
     [
-        ("algorithms", [*ALGORITHMS, "1602.05629", "server_momentum = 0.9"]),
+        ("algorithms", [*ALGORITHMS, "1602.05629", "server_momentum=0.9"]),
         ("datasets", ["digits", "mnist", "shakespeare", "central_fraction=0.2"]),
         ("models", ["logistic", "mlp", "lstm_chars"]),
         ("partitions", ["iid", "dirichlet", "alpha", "per_client=2"]),
@@ -162,6 +162,28 @@ def test_list(what: str, wanted: list[str], capsys: pytest.CaptureFixture[str]) 
     assert main(["list", what]) == 0
     said = capsys.readouterr().out
     assert [word for word in wanted if word not in said] == []
+
+
+def test_one_algorithm_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "algorithms", "fedprox"]) == 0
+    said = capsys.readouterr().out
+    for word in ("strength of the tie", "[0, inf)", "1812.06127", "--algorithm.mu 0.01"):
+        assert word in said
+    assert main(["list", "algorithms", "fedprox", "--bibtex"]) == 0
+    assert capsys.readouterr().out.count("@inproceedings{") == 1
+
+
+def test_algorithms_are_picked_by_tag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "algorithms", "--tag", "fairness"]) == 0
+    said = capsys.readouterr().out
+    assert "qfedavg" in said and "fedprox" not in said
+    for given, word in (
+        (["algorithms", "fedprx"], "did you mean fedprox"),
+        (["algorithms", "--tag", "none"], "must be one of: adaptive"),
+        (["models", "--tag", "fairness"], "goes with list algorithms"),
+    ):
+        assert main(["list", *given]) == 2
+        assert word in capsys.readouterr().err
 
 
 def test_bibtex_names_each_paper_once(capsys: pytest.CaptureFixture[str]) -> None:
