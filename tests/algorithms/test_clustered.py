@@ -21,6 +21,7 @@ from helpers import (
 from oracles import clustered as oracle
 from oracles import servers
 from oracles.federated import Client
+from sparing import few
 
 from fedjax_sim.algorithms.fedavg import fedavg
 from fedjax_sim.algorithms.grouped import grouped
@@ -244,7 +245,7 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", few(ONE, "hypcluster", "grouped"))
 def test_one_group_or_edges_that_always_meet_are_fedavg(x64, fedavg_end, name):
     model, records = fedavg_end
     run, state, got = simulate(ONE[name](), Plan())

@@ -9,6 +9,7 @@ import pytest
 from helpers import CLASSES, DIM, Run, flat, orders, script, softmax_data, softmax_task, window
 from oracles import federated as oracle
 from oracles import servers
+from sparing import few
 
 from fedjax_sim.algorithms.baselines import centralized, local_only
 from fedjax_sim.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavgm, fedyogi
@@ -93,7 +94,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = [n for n in CASES if n not in ("fedavg uniform", "fedavg by steps")]
+
+
+@pytest.mark.parametrize("name", few(CASES, *QUICK))
 def test_averaging_family(x64, name):
     recipe, settings = CASES[name]
     if "server" in settings:
@@ -105,7 +109,7 @@ def test_averaging_family(x64, name):
     np.testing.assert_allclose(flat(run.model(state)), want[-1], **CLOSE)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.6])
+@pytest.mark.parametrize("momentum", few([0.0, 0.6], 0.6))
 def test_fednova(x64, momentum):
     recipe = fednova(lambda lr: optax.sgd(lr, momentum=momentum), momentum=momentum, **SETTING)
     run, state = simulate(recipe)
@@ -141,7 +145,7 @@ def test_fedsgd(x64):
     np.testing.assert_allclose(flat(run.model(state)), want[-1], **CLOSE)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", few([0.0, 0.9], 0.9))
 def test_local_only(x64, momentum):
     """Each client's momentum goes on where it stopped, over the rounds it was present in."""
     run, state = simulate(local_only(heavy, momentum=momentum, **SETTING))
@@ -153,7 +157,7 @@ def test_local_only(x64, momentum):
         np.testing.assert_allclose(got, want[-1] if want else START, **CLOSE)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", few([0.0, 0.9], 0.9))
 def test_centralized(x64, momentum):
     """Plain SGD on the union; its shuffle is keyed by the one member's id."""
     from fedjax_sim.sampling.uniform import uniform

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import Run, shards
+from sparing import few
 
 from fedjax_sim import tasks
 from fedjax_sim.algorithms import fedsgd, negative_curvature, perturbed
@@ -71,7 +72,7 @@ DIGITS = {
 }
 
 
-@pytest.mark.parametrize("name", STRICT)
+@pytest.mark.parametrize("name", few(STRICT, "octopus", "deep linear network"))
 def test_plain_descent_stays_where_negative_curvature_leaves_within_50_rounds(x64, name):
     make, rate, fall = STRICT[name]
     _leaves(make(), rate, fall)

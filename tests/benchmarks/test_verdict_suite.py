@@ -91,8 +91,9 @@ def slope(run: LabelledRun, x: np.ndarray, a: np.ndarray | None) -> tuple[np.nda
 
 # Each compiles a program of its own; three kinds of families are enough for every change.
 LOOPS = (
-    "gd", "cycle_wells", "fedadam",
+    "gd", "cycle_wells",
     *(pytest.param(n, marks=pytest.mark.slow) for n in (
+        "fedadam",
         "heavy_ball", "nesterov", "saddle_well", "saddle_chain", "cycle_logistic", "schedules",
         "fedadagrad",
     )),

@@ -9,6 +9,7 @@ from contracts.table import told
 from flax import linen
 from helpers import Run, assert_trees_close, cohort_of, quick_jit, script, shards
 from oracles import norms as oracle
+from sparing import few
 
 from fedjax_sim import tasks
 from fedjax_sim.algorithms.baselines import local_only
@@ -124,8 +125,10 @@ def test_a_client_that_never_trained_has_the_servers_norms(x64):
         assert all(np.array_equal(a, b) for a, b in pairs) == same
 
 
-@pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("after", [0, 1])
+FREEZING = [(0, False), (0, True), (1, False), (1, True)]
+
+
+@pytest.mark.parametrize(("after", "affine"), few(FREEZING, FREEZING[3], several=True))
 def test_frozen_norms_equal_a_numpy_loop(x64, after, affine):
     recipe = batch_norm(fedavg(sgd, lr=RATE, **LOCAL), "frozen", after=after, affine=affine)
     run = run_of(recipe)
@@ -139,7 +142,7 @@ def test_frozen_norms_equal_a_numpy_loop(x64, after, affine):
     assert_trees_close(model_of(run, state), Model(p, s), rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("policy", ["local", "recalibrated"])
+@pytest.mark.parametrize("policy", few(["local", "recalibrated"], "local"))
 def test_policies_are_averaging_where_all_clients_are_alike(x64, policy):
     """One client's data five times over, full batches: nothing tells the clients apart."""
     x, y = window(2)
@@ -158,7 +161,7 @@ def test_policies_are_averaging_where_all_clients_are_alike(x64, policy):
         assert_trees_close(got.state, exact, rtol=1e-8, atol=1e-11)
 
 
-@pytest.mark.parametrize("build", [fedavg, fedavgm, fedadam, scaffold])
+@pytest.mark.parametrize("build", few([fedavg, fedavgm, fedadam, scaffold], scaffold))
 def test_recalibrated_statistics_are_those_of_the_pooled_examples(x64, build):
     """Params, momentum and rows are those before calibration; the statistics are exact."""
     base = build(sgd, lr=RATE, **LOCAL)
@@ -192,7 +195,7 @@ def test_calibration_every_few_rounds_trains_in_the_others(x64):
     np.testing.assert_array_equal(measured, [0, 0, 1, 1, 0, 0, 1, 1, 1])
 
 
-@pytest.mark.parametrize(("lanes", "devices"), [(1, 1), (3, 2), (8, 8)])
+@pytest.mark.parametrize(("lanes", "devices"), few([(1, 1), (3, 2), (8, 8)], (3, 2), several=True))
 def test_recalibrate_over_everyone_is_exact(x64, lanes, devices):
     task, plan = task_of(4, 6), Plan(lanes, devices)
     model = task.init(KEY)
@@ -234,8 +237,13 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("lanes", "devices"), [(4, 2), (16, 8)])
+LAYOUTS = [(policy, *plan) for policy in POLICIES for plan in ((4, 2), (16, 8))]
+
+
+@pytest.mark.parametrize(
+    ("policy", "lanes", "devices"),
+    few(LAYOUTS, ("local", 4, 2), ("recalibrated", 4, 2), several=True),
+)
 def test_the_layout_changes_nothing(x64, policy, lanes, devices):
     """Ragged cohorts with absent and partial members."""
     recipe = batch_norm(fedadam(sgd, lr=RATE, **LOCAL), policy, **POLICIES[policy])
@@ -250,7 +258,7 @@ def test_the_layout_changes_nothing(x64, policy, lanes, devices):
     assert_trees_close(learned(Plan(lanes, devices)), learned(Plan()), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", few(POLICIES, "local", "recalibrated"))
 def test_an_empty_cohort_changes_nothing(x64, policy):
     recipe = batch_norm(fedavgm(sgd, lr=RATE, **LOCAL), policy, **POLICIES[policy])
     nobody = script(5, 4, N)._replace(present=np.zeros((5, 4), bool))
@@ -261,6 +269,7 @@ def test_an_empty_cohort_changes_nothing(x64, policy):
     jax.tree.map(np.testing.assert_array_equal, state.rows, first.rows)
 
 
+@pytest.mark.slow
 def test_a_convolutional_model_is_lowered_without_a_difference():
     """Training, then calibration, in one program: stock operations or rewritten ones."""
     draw = np.random.default_rng(5)

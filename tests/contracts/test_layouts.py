@@ -11,14 +11,14 @@ from fedjax_sim.core import tree
 
 ROUNDS = 3
 LAYOUTS = [(lanes, devices) for lanes in (1, 4, 16) for devices in (1, 2, 8)][1:]
-USUAL_32 = [(1, 8), (4, 1), (16, 2)]
+USUAL_32 = [(16, 2)]
 # By default these meet two layouts in float64: one that streams, one with rows, one that
 # collects, one that rescales, one without a server. The oracles hold all algorithms to NumPy
 # on 2 lanes x 2 devices, and the slow test holds all to every layout.
-USUAL = [(n, 4, 2) for n in ("fedavg", "scaffold", "median", "fednova", "local_only")]
-USUAL += [(n, 16, 8) for n in ("fedavg", "scaffold", "median")]
+USUAL = [(n, 4, 2) for n in ("fedavg", "scaffold", "median", "fednova")]
+USUAL += [("scaffold", 16, 8)]
 # Under vmap the lane loop itself is another; what algorithms add is close to these.
-VMAPPED = [("fedavg", 1), ("scaffold", 3), ("median", 3), ("grouped", 3), ("local_only", 3)]
+VMAPPED = [("fedavg", 1), ("scaffold", 3), ("grouped", 3)]
 _KEPT = {name for name, _ in VMAPPED[1:]}
 VMAPPED += [pytest.param(n, 3, marks=pytest.mark.slow) for n in NAMES if n not in _KEPT]
 TOLERANCE = {32: {"rtol": 1e-5, "atol": 1e-6}, 64: {"rtol": 1e-9, "atol": 1e-12}}
@@ -92,9 +92,9 @@ def test_vmap_over_seeds_and_numbers_equals_separate_runs(x64, name, lanes):
         np.testing.assert_allclose(loss, record["train_loss"], rtol=1e-9, err_msg=note)
 
 
-def test_one_compile_on_two_devices():
+def test_one_compile_on_two_devices(x64):
     """The placed state goes round without compiling the step again."""
-    made = bound("scaffold", 4, 2, bits=32)
+    made = bound("scaffold", 4, 2)
     case = TABLE["scaffold"]
     state = made.start(members(case, 0))
     for chunk in range(3):

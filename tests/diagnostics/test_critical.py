@@ -13,6 +13,7 @@ from oracles.curvature import (
     softmax_hessian,
     spectral_moments,
 )
+from sparing import few
 from threadpoolctl import threadpool_limits
 
 from fedjax_sim import tasks
@@ -101,7 +102,7 @@ def test_every_kind_of_point_is_told(value, kind, degenerate, low, high):
     assert found.sentence and found.facts()["kind"] == kind
 
 
-@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("factor", few([1e-6, 1.0, 1e6], 1e-6))
 def test_the_unit_of_the_loss_does_not_matter(factor):
     """Scaling f changes no answer: all tolerances are without a unit."""
     for value, kind in (
@@ -166,17 +167,22 @@ def linear_network(a, widths):
 TARGET = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0] @ np.diag([3, 2, 1.2, 0.6])
 
 
-@pytest.mark.parametrize("widths", [(4, 3, 4), (4, 3, 3, 4)], ids=["depth 2", "depth 3"])
-@pytest.mark.parametrize(
-    ("keep", "kind"),
-    [
+DEEP = [
+    (widths, *case)
+    for widths in ((4, 3, 4), (4, 3, 3, 4))
+    for case in (
         ((0, 1, 2), "local minimum"),
         ((0, 1, 3), "saddle"),
         ((1, 2, 3), "saddle"),
         ((0, 1), "saddle"),
         ((2,), "saddle"),
         ((), "saddle"),
-    ],
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("widths", "keep", "kind"), few(DEEP, DEEP[0], DEEP[1], DEEP[11], several=True)
 )
 def test_deep_linear_networks_have_saddles_but_for_their_global_minima(widths, keep, kind):
     weights = critical_weights(TARGET, widths, keep)
@@ -243,7 +249,7 @@ def dense_hessian(task, data, model):
     return np.asarray(jax.jit(jax.hessian(loss))(vector))
 
 
-@pytest.mark.parametrize("widths", [(12,), (16, 10), (60, 20)], ids=["139", "347", "1823"])
+@pytest.mark.parametrize("widths", few([(12,), (16, 10), (60, 20)], (16, 10)))
 def test_extreme_eigenvalues_equal_dense_ones(widths):
     """By Lanczos, not by the exact path: fewer products than parameters."""
     task, data, model = network(widths)

@@ -9,6 +9,7 @@ import pytest
 from helpers import CLASSES, DIM, flat, softmax_data, softmax_task, window
 from jax.flatten_util import ravel_pytree
 from oracles.curvature import softmax_gradient, softmax_hessian
+from sparing import few
 
 from fedjax_sim import tasks
 from fedjax_sim.core.checks import InputError
@@ -51,7 +52,7 @@ def setting(seed=0):
     return task, model, data, flat(model.params)
 
 
-@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+@pytest.mark.parametrize("weighting", few(["examples", "uniform"], "uniform"))
 def test_slope_and_products_equal_numpy(weighting):
     task, model, data, point = setting()
     ground = landscape(task, model, data, weighting=weighting, batch_size=4, plan=Plan(1, 1))
@@ -64,8 +65,12 @@ def test_slope_and_products_equal_numpy(weighting):
     np.testing.assert_allclose(ground.products(ground.point, v), v @ h, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("weighting", ["examples", "uniform"])
-@pytest.mark.parametrize(("lanes", "devices"), [(1, 2), (3, 1), (2, 4)])
+LAYOUTS = [(w, *plan) for w in ("examples", "uniform") for plan in ((1, 2), (3, 1), (2, 4))]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "lanes", "devices"), few(LAYOUTS, ("examples", 2, 4), several=True)
+)
 def test_lanes_and_devices_change_nothing(weighting, lanes, devices):
     task, model, data, _ = setting()
     v = np.random.default_rng(1).normal(size=(2, P))
