@@ -26,6 +26,8 @@ SHUFFLE = 1  # the key law's purpose number, written out: a change of it breaks 
 def softmax_task(start: np.ndarray | None = None, dtype: Any = None, traces: Any = None) -> Task:
     """Multinomial logistic regression, `params = {"w": [DIM, CLASSES], "b": [CLASSES]}`.
 
+    Its representation is `x w`.
+
     Args:
       start: flat parameters `[DIM * CLASSES + CLASSES]`; random from the key when None.
       dtype: of the parameters; jax's default float when None.
@@ -42,13 +44,13 @@ def softmax_task(start: np.ndarray | None = None, dtype: Any = None, traces: Any
         return x @ model.params["w"] + model.params["b"][None, :]
 
     def losses(outputs, batch):
+        if traces is not None:
+            traces.append(1)
         picked = jnp.take_along_axis(outputs, batch.y[:, None], axis=1)[:, 0]
         return jax.nn.logsumexp(outputs, axis=1) - picked
 
     def loss(key, model, batch):
         del key
-        if traces is not None:
-            traces.append(1)
         each = losses(predict(model, batch.x), batch)
         count = jnp.maximum(jnp.sum(batch.mask), 1)
         return jnp.sum(jnp.where(batch.mask, each, 0)) / count, model.state
@@ -61,7 +63,7 @@ def softmax_task(start: np.ndarray | None = None, dtype: Any = None, traces: Any
             "accuracy": (jnp.sum(jnp.where(batch.mask, right, 0), dtype=outputs.dtype), count),
         }
 
-    return Task(init, loss, predict, metrics)
+    return Task(init, loss, predict, metrics, features=lambda model, x: x @ model.params["w"])
 
 
 def quadratic_task(dim: int = 1) -> Task:

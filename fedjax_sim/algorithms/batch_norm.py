@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 
 from fedjax_sim.aggregation.mean import MeanAcc, mean
 from fedjax_sim.clients.calibrate import calibrating_norms, measuring
-from fedjax_sim.clients.norms import frozen_norms, local_norms, norm_leaves, own_leaves
+from fedjax_sim.clients.keep import begun_leaves
+from fedjax_sim.clients.norms import frozen_norms, local_norms, norm_leaves, norm_mask
+from fedjax_sim.core import parts as cut
 from fedjax_sim.core.checks import InputError, choice, integer
 from fedjax_sim.core.contracts import Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
@@ -96,8 +98,8 @@ def _local(parts: Parts) -> Parts:
     def model_of(ctx: Context, state: PyTree, row: Any, data: Any) -> Model:
         del ctx, data
         shared = parts.server.model(state)
-        at = norms.find(shared)
-        return norms.put(shared, at.all, own_leaves(row, shared, at))
+        kept = norm_mask(shared, norms.find(shared))
+        return cut.put(shared, kept, begun_leaves(row, shared, kept))
 
     return parts._replace(client=local_norms(parts.client), model_of=model_of)
 

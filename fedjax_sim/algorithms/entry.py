@@ -22,7 +22,8 @@ class Paper:
       authors: in BibTeX's form, joined by `and`.
       venue: where it appeared.
       year: of that.
-      arxiv: the arXiv number.
+      arxiv: the arXiv number, or empty where there is none.
+      doi: the digital object identifier, for papers that are not on arXiv.
     """
 
     key: str
@@ -30,7 +31,8 @@ class Paper:
     authors: str
     venue: str
     year: int
-    arxiv: str
+    arxiv: str = ""
+    doi: str = ""
 
     @property
     def bibtex(self) -> str:
@@ -40,9 +42,11 @@ class Paper:
             "author": self.authors,
             "booktitle": self.venue,
             "year": str(self.year),
-            "eprint": self.arxiv,
-            "archiveprefix": "arXiv",
         }
+        if self.arxiv:
+            fields |= {"eprint": self.arxiv, "archiveprefix": "arXiv"}
+        if self.doi:
+            fields |= {"doi": self.doi}
         body = ",\n".join(f"  {name:<13} = {{{value}}}" for name, value in fields.items())
         return f"@inproceedings{{{self.key},\n{body}\n}}"
 

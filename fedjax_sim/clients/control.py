@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_sim.clients.sgd import LocalWork, Weighting, local
+from fedjax_sim.clients.anchor import full_gradient, mean_gradient
+from fedjax_sim.clients.phases import phases
+from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
@@ -18,34 +20,58 @@ from fedjax_sim.transforms.correction import add_correction, remember_sum
 
 
 class Controlled(NamedTuple):
-    """A model and a control variate, as sent down or (as decreases) reported up."""
+    """A model and a control variate, as sent down or (as decreases) reported up.
+
+    Attributes:
+      model: the global model, or its decrease.
+      control: c, or the decrease of c_i.
+      measured: the client's own gradient at `model`, where it is known; else None.
+    """
 
     model: Model
     control: PyTree
+    measured: PyTree = None
 
 
 def controlled(
-    optimizer: Any, batches: Batches | None = None, *, weighting: Weighting = "uniform"
+    optimizer: Any,
+    batches: Batches | None = None,
+    *,
+    weighting: Weighting = "uniform",
+    measure: bool = False,
 ) -> Callable[[Task], ClientUpdate]:
     """Local training on `g + c - c_i`; the client's row is its control variate c_i.
 
     The new c_i is the mean of the raw gradients met on the way. For SGD of rate eta that is
     option II of the paper, `c_i - c + (x - y) / (steps eta)`, to the letter; unlike it, it
-    needs no rate and holds for any optimizer and schedule.
+    needs no rate and holds for any optimizer and schedule. With `measure` it is the exact
+    gradient at the received model, option I. A client that takes no local step keeps its c_i.
 
     Args:
       optimizer: any optax transformation.
       batches: how examples become steps.
       weighting: see `sgd.weigh`; the paper averages uniformly.
+      measure: whether a pass over all examples at the received model comes first.
 
     Returns:
       `Task -> ClientUpdate` with `received` a `Controlled`; a row costs P.
     """
-    base_of = local(
-        optax.chain(remember_sum(), add_correction(), optax.with_extra_args_support(optimizer)),
-        batches,
-        weighting=weighting,
-    )
+    client = _controlled(optimizer, batches, weighting, measure)
+    if not measure:
+        return client
+
+    def given(received: Controlled, work: GradientWork) -> Controlled:
+        return Controlled(received.model, received.control, mean_gradient(work))
+
+    return phases(full_gradient(), client, given=given)
+
+
+def _controlled(
+    optimizer: Any, batches: Batches | None, weighting: Weighting, measured: bool
+) -> Callable[[Task], ClientUpdate]:
+    steer = optax.chain(add_correction(), optax.with_extra_args_support(optimizer))
+    chain = steer if measured else optax.chain(remember_sum(), steer)
+    base_of = local(chain, batches, weighting=weighting)
 
     def build(task: Task) -> ClientUpdate:
         base = base_of(task)
@@ -68,9 +94,12 @@ def controlled(
         ) -> tuple[Report, PyTree]:
             report, _ = base.finish(ctx, work, received.model, (), data)
             steps = base.steps(ctx, data)
-            safe = jnp.maximum(steps, 1)
-            mean = jax.tree.map(lambda s: s / safe.astype(s.dtype), work.opt[0].total)
-            fresh = tree.where(steps > 0, mean, row)
+            if measured:
+                fresh = received.measured
+            else:
+                safe = jnp.maximum(steps, 1)
+                fresh = jax.tree.map(lambda s: s / safe.astype(s.dtype), work.opt[0].total)
+            fresh = tree.where(steps > 0, fresh, row)
             return report._replace(update=Controlled(report.update, tree.sub(row, fresh))), fresh
 
         return ClientUpdate(init, base.steps, start, step, finish)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from fedjax_sim.core import tree
+from fedjax_sim.clients.keep import OwnPart, PartWork, keep
+from fedjax_sim.core import parts, tree
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import ClientUpdate, Task
-from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
+from fedjax_sim.core.parts import Rule
+from fedjax_sim.core.types import Array, Batch, Context, Forward, Model, PyTree
 from fedjax_sim.data.batching import ClientData
 from fedjax_sim.tasks import norms
 from fedjax_sim.tasks.norms import Frozen, NormLeaves
@@ -38,30 +39,34 @@ def norm_leaves(task: Task, policy: str) -> NormLeaves:
     return found
 
 
-class Own(NamedTuple):
-    """A client's row under `local_norms`.
+def of_norms(rule: Rule = "norms") -> Callable[[Model], Model]:
+    """A function that masks normalisations: params by a rule, and statistics of batch norms.
 
-    Attributes:
-      base: the wrapped client's row.
-      leaves: its own batch norm leaves.
-      begun: whether it ever trained; until then the server's are its own.
+    It raises an `InputError` for a model without normalisations.
+
+    Args:
+      rule: of params; see `core.parts.Rule`.
     """
 
-    base: PyTree
-    leaves: tuple[Array, ...]
-    begun: Array
+    def where(model: Model) -> Model:
+        found = norm_mask(model, norms.find(model))
+        try:
+            return found._replace(params=parts.mask(model.params, rule))
+        except InputError:
+            if rule != "norms":
+                raise
+            if any(jax.tree.leaves(found.state)):  # statistics without scale and bias
+                return found
+            remedy = 'needs a model with normalisations, such as model.norm = "batch" or "group"'
+            raise InputError("algorithm.name", "fedbn", remedy) from None
+
+    return where
 
 
-class OwnWork(NamedTuple):
-    """The wrapped client's work, and the own leaves that the round began with."""
-
-    base: PyTree
-    leaves: tuple[Array, ...]
-
-
-def own_leaves(row: Own, shared: Model, at: NormLeaves) -> tuple[Array, ...]:
-    """The client's batch norm leaves; those of `shared` as long as it has none."""
-    return tree.where(row.begun, row.leaves, norms.pick(shared, at.all))
+def norm_mask(model: Model, at: NormLeaves) -> Model:
+    """A mask of the batch norms at these positions: affine and statistics."""
+    leaves, structure = jax.tree.flatten(model)
+    return jax.tree.unflatten(structure, [i in at.all for i in range(len(leaves))])
 
 
 def local_norms(client: Client) -> Client:
@@ -83,36 +88,16 @@ def local_norms(client: Client) -> Client:
     """
 
     def build(task: Task) -> ClientUpdate:
-        base, at = client(task), norm_leaves(task, "local")
+        at = norm_leaves(task, "local")
+        kept = keep(client, lambda model: norm_mask(model, at), tell=True)(task)
 
-        def mine(received: Model, leaves: tuple[Array, ...]) -> Model:
-            return norms.put(received, at.all, leaves)
-
-        def init(key: Array, model: Model) -> Own:
-            return Own(base.init(key, model), norms.pick(model, at.all), jnp.zeros((), bool))
-
-        def start(ctx: Context, received: Any, row: Own, data: ClientData) -> OwnWork:
+        def start(ctx: Context, received: Any, row: OwnPart, data: ClientData) -> PartWork:
             refuse_unless(isinstance(received, Model), "local")
-            leaves = own_leaves(row, received, at)
-            work = base.start(ctx, mine(received, leaves), row.base, data)
-            refuse_unless(isinstance(getattr(work, "model", None), Model), "local")
-            return OwnWork(work, leaves)
+            work = kept.start(ctx, received, row, data)
+            refuse_unless(isinstance(getattr(work.base, "model", None), Model), "local")
+            return work
 
-        def step(
-            ctx: Context, t: Array, work: OwnWork, received: Model, data: ClientData
-        ) -> OwnWork:
-            own = mine(received, work.leaves)
-            return work._replace(base=base.step(ctx, t, work.base, own, data))
-
-        def finish(
-            ctx: Context, work: OwnWork, received: Model, row: Own, data: ClientData
-        ) -> tuple[Report, Own]:
-            report, rest = base.finish(ctx, work.base, received, row.base, data)
-            trained = base.steps(ctx, data) > 0
-            leaves = norms.pick(work.base.model, at.all)
-            return report, Own(rest, leaves, row.begun | trained)
-
-        return ClientUpdate(init, base.steps, start, step, finish)
+        return kept._replace(start=start)
 
     return build
 
@@ -159,17 +144,26 @@ def frozen_norms(client: Client, *, after: int = 0, affine: bool = False) -> Cli
 
 
 def _fixed(task: Task, at: NormLeaves, affine: bool) -> Task:
-    """The task whose loss is that of evaluation mode."""
+    """The task whose loss, and the pass to it, are those of evaluation mode."""
 
-    def loss(key: Array, model: Model, batch: Batch) -> tuple[Array, PyTree]:
+    def frozen(model: Model) -> Model:
         if affine:
             held = tuple(jax.lax.stop_gradient(v) for v in norms.pick(model, at.affine))
             model = norms.put(model, at.affine, held)
-        value, state = task.loss(key, Model(model.params, Frozen(model.state)), batch)
+        return Model(model.params, Frozen(model.state))
+
+    def loss(key: Array, model: Model, batch: Batch) -> tuple[Array, PyTree]:
+        value, state = task.loss(key, frozen(model), batch)
         refuse_unless(isinstance(state, Frozen), "frozen")
         return value, state.state
 
-    return task._replace(loss=loss)
+    def forward(key: Array, model: Model, batch: Batch) -> Forward:
+        assert task.forward is not None
+        found = task.forward(key, frozen(model), batch)
+        refuse_unless(isinstance(found.state, Frozen), "frozen")
+        return found._replace(state=found.state.state)
+
+    return task._replace(loss=loss, forward=task.forward and forward)
 
 
 def refuse_unless(fine: bool, policy: str) -> None:

@@ -22,12 +22,21 @@ class Task(NamedTuple):
       predict: `(Model, x [B, ...]) -> outputs [B, ...]`, in evaluation mode.
       metrics: `(outputs, Batch) -> {name: (sum, count)}`, float scalars, each a sum over the
         examples of the mask.
+      features: `(Model, x [B, ...]) -> [B, F]`, the representation behind the outputs, in
+        evaluation mode; None where unknown.
+      forward: `(key, Model, Batch) -> Forward`, the pass of `loss`, in training mode; None where
+        unknown.
+      score: `(outputs, Batch) -> mean loss over the batch's mask`, so that
+        `loss = score(forward's outputs)`; None where unknown.
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     predict: Callable[..., Any]
     metrics: Callable[..., Any]
+    features: Callable[..., Any] | None = None
+    forward: Callable[..., Any] | None = None
+    score: Callable[..., Any] | None = None
 
 
 class ClientUpdate(NamedTuple):

@@ -41,6 +41,20 @@ class Batch(NamedTuple):
     mask: Array
 
 
+class Forward(NamedTuple):
+    """What one pass over a batch gave.
+
+    Attributes:
+      outputs: `[B, ...]`; in padding rows anything finite.
+      features: the representation behind them `[B, F]`, or None where it is unknown.
+      state: the model's state after the pass.
+    """
+
+    outputs: Array
+    features: Array | None
+    state: PyTree
+
+
 class Member(NamedTuple):
     """One row of a cohort (every leaf gains a leading `[K]` inside a `Cohort`).
 

@@ -217,10 +217,12 @@ def evaluate_clients(
     plan: Plan,
     mesh: Mesh,
     batch_size: int,
+    members: Member | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Every client's own model on its own window of `data`; returns as `evaluate_global`.
 
     `train` holds the clients' training windows, from which a personal model may be made.
+    With `members` `[W]` it is only theirs, and `rows` are `[W, ...]`, in their order.
     """
     if not algorithm.personal and algorithm.global_model is not None:
         model = algorithm.global_model(state)
@@ -233,7 +235,7 @@ def evaluate_clients(
 
     client = measure(task._replace(predict=algorithm.predict), model_of, batch_size)
     work = Work(client, _totals(), lambda sent, member: sent)
-    return _run(lambda hyper: work, (state, train), rows, data, plan, mesh)
+    return _run(lambda hyper: work, (state, train), rows, data, plan, mesh, members)
 
 
 def _run(
@@ -243,8 +245,9 @@ def _run(
     data: DeviceShards,
     plan: Plan,
     mesh: Mesh,
+    members: Member | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    result = _cohort_of_all(build, sent, rows, data, plan, mesh)
+    result = _cohort_of_all(build, sent, rows, data, plan, mesh, members)
     means = {n: s / jnp.maximum(c, 1) for n, (s, c) in result.acc.items()}
     return means, result.aux
 
@@ -256,8 +259,11 @@ def _cohort_of_all(
     data: DeviceShards,
     plan: Plan,
     mesh: Mesh,
+    members: Member | None = None,
 ) -> CohortResult:
     cohort = everyone(data.n_clients, jnp.zeros((), jnp.int32))
+    if members is not None:
+        cohort = cohort._replace(members=members)
     key = jax.random.key(0)
     return run_cohort(build, (), sent, rows, cohort, data, key=key, plan=plan, mesh=mesh)
 

@@ -13,6 +13,7 @@ from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import PyTree
 from fedjax_sim.engine import liveness
 from fedjax_sim.engine.plan import Plan
+from fedjax_sim.engine.store import Pool
 
 # Measured by `benchmarks/memory.py` on its calibration runs; see docs/decisions/0004.
 RUNTIME_BYTES = 85 * 2**20
@@ -30,7 +31,7 @@ COMPILER, RECORDS, START = "runtime and compiler", "records", "state while it is
 
 _REMEDY = {
     DATA: ("devices", "devices = 1 holds the data once beside the host's copy; or take fewer data"),
-    ROWS: ("clients", "take fewer clients, devices = 1, or an algorithm without client state"),
+    ROWS: ("clients", 'take client_state = "disk", or fewer clients'),
     SERVER: ("devices", "take devices = 1 or a smaller model"),
     LANES: ("lanes", "take fewer lanes, devices = 1, or an optimizer with fewer slots"),
     ACTIVATIONS: ("batch_size", "take a smaller batch, fewer lanes, or devices = 1"),
@@ -64,13 +65,15 @@ class Pieces(NamedTuple):
     Attributes:
       data: arrays put on every device, evaluation's included.
       server: state of algorithm and sampler.
-      rows: client rows `[N, ...]`.
+      rows: client rows on the device, all `[N, ...]` or a pool of them.
       work: what one lane carries.
       model: what one client trains.
       accumulator_bytes: of one device's accumulator.
       cohort: K.
       records: record buffers of a chunk.
       host_bytes: of all data on the host.
+      rows_parts: devices that the rows on the device are dealt to; 1 where each has all.
+      host_rows: client rows and buffers of them on the host.
     """
 
     data: PyTree
@@ -82,6 +85,8 @@ class Pieces(NamedTuple):
     cohort: int
     records: PyTree
     host_bytes: int
+    rows_parts: int = 1
+    host_rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +182,14 @@ def forecast(
         scratch = CPU_BATCHED_SCRATCH[0] + CPU_BATCHED_SCRATCH[1] * lanes
         brief += int(scratch * tree.n_bytes(pieces.model))
     rest = max(0, brief - work - pieces.accumulator_bytes - cohort_rows - records)
-    state, rows = tree.n_bytes(pieces.server), tree.n_bytes(pieces.rows)
+    state, rows = tree.n_bytes(pieces.server), -(-tree.n_bytes(pieces.rows) // pieces.rows_parts)
     leaves = [tree.n_bytes(x) for x in jax.tree.leaves((pieces.server, pieces.rows))]
     again = max(0, max(leaves, default=0) - plan.devices * brief)
     compiler = liveness.n_operations(program) * COMPILER_BYTES_AN_OPERATION
     items = (
         Item(DATA, pieces.host_bytes, tree.n_bytes(pieces.data), "one copy a device, one here"),
         Item(SERVER, 0, state, "one copy a device"),
-        Item(ROWS, 0, rows, "a row a client, one copy a device"),
+        Item(ROWS, pieces.host_rows, rows, _where(pieces.host_rows)),
         Item(LANES, 0, work, f"{lanes} a device x {gigabytes(tree.n_bytes(pieces.work))}"),
         Item(ACTIVATIONS, 0, rest, "walk over the traced program"),
         Item(ACCUMULATORS, 0, pieces.accumulator_bytes, "one a device"),
@@ -196,9 +201,17 @@ def forecast(
     return Forecast(items, plan, platform)
 
 
+def _where(host_rows: int) -> str:
+    """How client rows are held, in a few words."""
+    if host_rows:
+        return "a dispatch's rows a device, written ones and buffers here"
+    return "a row a client, dealt to the devices"
+
+
 def _rows_held(held: liveness.Held, pieces: Pieces, each: int) -> int:
     """Of what the walk found, the buffers shaped like cohort rows `[K, ...]` or `[K/D, ...]`."""
-    leaves = [x for x in jax.tree.leaves(pieces.rows) if x.shape]
+    held_rows = pieces.rows.rows if isinstance(pieces.rows, Pool) else pieces.rows
+    leaves = [x for x in jax.tree.leaves(held_rows) if x.shape]
     names = {
         ((k, *x.shape[1:]), str(x.dtype))
         for x in leaves

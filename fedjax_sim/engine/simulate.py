@@ -21,7 +21,7 @@ class RunState(NamedTuple):
 
     Attributes:
       algorithm: the algorithm's own state, hyper-parameters included.
-      rows: client states `[N, ...]`, or `()`.
+      rows: client states `[N, ...]`, a `store.Pool` of those that take part, or `()`.
       sampler: the sampler's state.
       round: int32, rounds done.
       sound: bool, False once a round came out with a number that is not finite; all else but
@@ -45,10 +45,17 @@ def init_run(
     n_clients: int,
     hyper: dict[str, Any] | None = None,
     watch: Watch | None = None,
+    *,
+    n_rows: int | None = None,
 ) -> RunState:
-    """The state before round 0; vmappable over `key` and `hyper`."""
+    """The state before round 0; vmappable over `key` and `hyper`.
+
+    There are `n_rows` rows, by default N: some more where that divides better. With 0 they are
+    `()`: all rows lie elsewhere, and a dispatch gets a `store.Pool` of them.
+    """
+    n_rows = n_clients if n_rows is None else n_rows
     state = algorithm.init(key, model, n_clients, hyper)
-    rows = store.init_rows(algorithm, key, model, state, n_clients)
+    rows = store.init_rows(algorithm, key, model, state, n_rows) if n_rows else ()
     begun = RunState(
         algorithm=state,
         rows=rows,
@@ -85,8 +92,7 @@ def run_round(
     """
     data = data.at(state.round)
     of_round = keys.round_key(key, state.round)
-    draw = keys.server_key(of_round, keys.Purpose.SAMPLE)
-    sampled, cohort = sampler.sample(draw, state.sampler, state.round)
+    sampled, cohort = draw_cohort(sampler, key, state.sampler, state.round)
     rows = store.gather(state.rows, cohort.members)
     after, new_rows, info = algorithm.step(of_round, state.algorithm, rows, cohort, data)
     observed, watched = sampler.observe(sampled, cohort, info), state.watch
@@ -103,8 +109,19 @@ def run_round(
     after, new_rows, observed, watched = tree.where(sound, tree.strong(new), old)
     rows = store.scatter(state.rows, cohort.members, new_rows)
     info = info._replace(scalars=info.scalars | {"sound": sound})
+    if isinstance(state.rows, store.Pool):
+        lacking = {"rows_missing": store.missing(state.rows, cohort.members)}
+        info = info._replace(scalars=info.scalars | lacking)
     done = tree.strong(RunState(after, rows, observed, state.round + 1, sound, watched))
     return done, cohort, info
+
+
+def draw_cohort(
+    sampler: Sampler, key: Array, state: PyTree, round_index: Array
+) -> tuple[PyTree, Cohort]:
+    """`(sampler state, cohort)` of a round; `key` is the run's."""
+    draw = keys.server_key(keys.round_key(key, round_index), keys.Purpose.SAMPLE)
+    return sampler.sample(draw, state, round_index)
 
 
 def _finite(model: Model | None, info: Info) -> Array:

@@ -39,6 +39,7 @@ def run(
     lanes: int | str | None = None,
     devices: int | None = None,
     lowering: bool = True,
+    client_state: str = "auto",
     float64: bool = False,
     stragglers: float = 0.0,
     drop_stragglers: bool = False,
@@ -70,6 +71,7 @@ def run(
       lanes: clients at the same time on a device, or `"probe"`.
       devices: devices of the mesh.
       lowering: rewrite slow operations of the local step.
+      client_state: where clients' states lie: `device`, `host`, `disk` or `auto`.
       float64: compute in float64.
       stragglers: chance that a member is a straggler.
       drop_stragglers: stragglers are absent.
@@ -101,6 +103,7 @@ def run(
         lanes=lanes,
         devices=devices,
         lowering=lowering,
+        client_state=client_state,
         float64=float64,
         stragglers=stragglers,
         drop_stragglers=drop_stragglers,

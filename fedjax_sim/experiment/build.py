@@ -15,6 +15,7 @@ from fedjax_sim.algorithms.batch_norm import batch_norm
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Task
 from fedjax_sim.data.federated import Federation, check_labels, check_shards
+from fedjax_sim.data.public import public_share
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.experiment import config, optimizers
 from fedjax_sim.experiment.build_task import make_model, make_task, model_table, task_table, within
@@ -22,7 +23,7 @@ from fedjax_sim.experiment.config import Experiment, Table
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, TASK, Piece
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.sections import BATCH_FIELDS
-from fedjax_sim.experiment.settings import Diagnosis, Settings
+from fedjax_sim.experiment.settings import AUTO, Diagnosis, Settings
 from fedjax_sim.experiment.systems import Systems
 
 _PLAN_FIELDS = ("lanes", "devices", "chunk")
@@ -60,7 +61,7 @@ def build(experiment: Experiment, data: Federation | None = None) -> Built:
     """
     data = federation(experiment) if data is None else data
     settings = _settings(experiment, data)
-    recipe = make_recipe(experiment, data.meta, data.train.sizes)
+    recipe = make_recipe(experiment, _facts(experiment, data), data.train.sizes)
     table = task_table(experiment, data)
     filled = {"task": table, "model": model_table(experiment, table)}
     model = make_model(experiment, filled["model"])
@@ -72,6 +73,14 @@ def build(experiment: Experiment, data: Federation | None = None) -> Built:
     }
     text = functools.partial(_config_text, experiment, filled)
     return Built(recipe, task, data, settings, text, facts)
+
+
+def _facts(experiment: Experiment, data: Federation) -> dict[str, Any]:
+    """What the data know of themselves, with a public share where the algorithm asks for one."""
+    entry = experiment.pieces[ALGORITHM].entry
+    if entry is None or "public" not in entry.from_data.values():
+        return data.meta
+    return {"public": public_share(data)} | data.meta
 
 
 def federation(experiment: Experiment) -> Federation:
@@ -189,7 +198,7 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
         remedy = f'must be at most the population, {data.n_clients} clients, or "all"'
         raise InputError("run.cohort", cohort, remedy)
     values: dict[str, Any] = run.model_dump() | {"cohort": cohort}
-    values |= {name: getattr(plan, name) for name in ("lowering", "float64")}
+    values |= {name: getattr(plan, name) for name in ("lowering", "client_state", "float64")}
     values["diagnosis"] = Diagnosis(**experiment.diagnosis.model_dump())
     values["policy"] = Policy(**experiment.policy.model_dump())
     if experiment.systems is not None:
@@ -202,6 +211,7 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
 
 def _config_text(experiment: Experiment, filled: dict[str, Table], settings: Settings) -> str:
     plan = {n: v for n in _PLAN_FIELDS if (v := getattr(settings, n)) is not None}
+    plan |= {} if settings.client_state == AUTO else {"client_state": settings.client_state}
     run = {} if settings.cohort is None else {"cohort": settings.cohort}
     named = {"metrics"} & experiment.table["task"].keys()
     own = {name: experiment.table["task"][name] for name in named}

@@ -36,6 +36,7 @@ class Position:
       lanes: of the plan.
       devices: of the plan.
       chunk: rounds a dispatch.
+      client_state: where client rows lay.
       course: what the run's policy knows, `policy.Course`; empty where none acts.
     """
 
@@ -49,6 +50,7 @@ class Position:
     lanes: int
     devices: int
     chunk: int
+    client_state: str = "device"
     course: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

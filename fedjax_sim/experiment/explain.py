@@ -165,7 +165,14 @@ def explain(
     wide = jax.enable_x64(True) if settings.float64 else contextlib.nullcontext()
     with wide:
         prepared = prepare(
-            recipe, task, federation, settings, init=init, sampler=sampler, hyper=hyper
+            recipe,
+            task,
+            federation,
+            settings,
+            init=init,
+            sampler=sampler,
+            hyper=hyper,
+            rows_away=True,
         )
         dispatch = Dispatch(prepared, refuse=False)
         found = tuning.known(prepared, dispatch)

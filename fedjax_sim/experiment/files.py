@@ -19,6 +19,7 @@ CURVES = "curves.png"
 DRIFT = "drift.png"
 TIMELINE = "timeline.png"
 CHECKPOINTS = "checkpoints"
+ROWS = "client_rows.bin"
 SWEEP = "sweep.toml"
 
 

@@ -16,9 +16,9 @@ from fedjax_sim.experiment.checkpoint import Position
 from fedjax_sim.experiment.identity import identity
 from fedjax_sim.experiment.prepare import Prepared
 from fedjax_sim.experiment.records import Record, RecordFile, read_records
-from fedjax_sim.experiment.settings import PROBE, ConfigText, Settings
+from fedjax_sim.experiment.settings import AUTO, DEVICE, PROBE, ConfigText, Settings
 
-_PLAN = ("lanes", "devices", "chunk")
+_PLAN = ("lanes", "devices", "chunk", "client_state")
 
 
 def config_of(given: ConfigText | None, prepared: Prepared) -> str:
@@ -77,14 +77,15 @@ class Folder:
         at_hand = checkpoint.complete(self._checkpoints)
         if settings.lanes == PROBE:  # the run was timed when it began, and never is again
             table = tomllib.loads((self.out / files.CONFIG).read_text())
-            written = {n: table.get("plan", {}).get(n) for n in _PLAN}
+            plan = table.get("plan", {})
+            written = {n: plan.get(n, AUTO if n == "client_state" else None) for n in _PLAN}
             settings = dataclasses.replace(settings, **written)
         if not at_hand:
             return settings
-        kept = checkpoint.facts_of(at_hand[-1])["position"]
+        kept = {"client_state": DEVICE} | checkpoint.facts_of(at_hand[-1])["position"]
         for name in _PLAN:
             wanted = getattr(settings, name)
-            if wanted is not None and wanted != kept[name]:
+            if wanted not in (None, AUTO, kept[name]):
                 remedy = f"this run was made with {kept[name]}, and resume keeps the plan"
                 raise InputError(f"plan.{name}", wanted, remedy)
         return dataclasses.replace(settings, **{n: kept[n] for n in _PLAN})

@@ -14,7 +14,7 @@ from fedjax_sim.core.types import PyTree
 from fedjax_sim.data.federated import Federation, Shards
 from fedjax_sim.experiment.prepare import Prepared
 
-_OF_THE_PLAN = ("lanes", "devices", "chunk")
+_OF_THE_PLAN = ("lanes", "devices", "chunk", "client_state")
 
 
 def identity(prepared: Prepared, state: PyTree, config: str) -> str:

@@ -16,9 +16,12 @@ from fedjax_sim.core import keys, tree
 from fedjax_sim.core.checks import InputError, number
 from fedjax_sim.core.contracts import Algorithm, Sampler, Task, Watch
 from fedjax_sim.core.types import Array, Model, PyTree
+from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.data.federated import Federation, check_shards
 from fedjax_sim.engine import mesh as meshes
 from fedjax_sim.engine import plan as plans
+from fedjax_sim.engine import store
+from fedjax_sim.engine.ahead import foretells
 from fedjax_sim.engine.bind import Panel, bind
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.lane_shapes import lane_shapes
@@ -26,7 +29,8 @@ from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
 from fedjax_sim.experiment import diagnosis
 from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
-from fedjax_sim.experiment.settings import Settings
+from fedjax_sim.experiment.row_place import hold_here, place_rows, rounds_at_most
+from fedjax_sim.experiment.settings import DEVICE, Settings, next_stop
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
 
 _MOST_ROUNDS = 25
@@ -47,6 +51,9 @@ class Prepared:
       settings: resolved: cohort, lanes, devices and chunk are numbers.
       federation: the data.
       evaluation: host arrays of the probe.
+      row: shapes of one client's row; `()` where clients have no state.
+      apart: clients' own test windows where the models need rows that lie off the device;
+        they are then evaluated between dispatches, and not by the probe.
       hyper: the recipe's numbers, overrides included.
       init: the model to start from, or None.
       name: of the algorithm.
@@ -73,6 +80,8 @@ class Prepared:
     watch: Watch | None = None
     groups: np.ndarray | None = None
     truth: tuple[Any, Any] = (None, None)
+    row: PyTree = ()
+    apart: DeviceShards | None = None
 
     @property
     def chunk(self) -> int:
@@ -85,8 +94,28 @@ class Prepared:
         """The run's key."""
         return jax.random.key(self.settings.seed)
 
+    @property
+    def rows_here(self) -> bool:
+        """Whether client rows lie on the device."""
+        return self.settings.client_state == DEVICE
+
+    @property
+    def n_rows(self) -> int:
+        """Client rows on the devices between dispatches: each device has equally many, or 0."""
+        each = -(-self.federation.n_clients // self.plan.devices)
+        return each * self.plan.devices if self.rows_here else 0
+
+    def stop_after(self, done: int) -> int:
+        """Where the dispatch that starts after round `done` ends."""
+        return next_stop(done, self.settings, self.chunk, evaluates=self.apart is not None)
+
     def init_state(
-        self, init: Model | None, key: Array | None = None, hyper: dict[str, Any] | None = None
+        self,
+        init: Model | None,
+        key: Array | None = None,
+        hyper: dict[str, Any] | None = None,
+        *,
+        n_rows: int | None = None,
     ) -> RunState:
         """The state before round 1, from a model or a drawn one (pure; traced or not).
 
@@ -94,14 +123,34 @@ class Prepared:
           init: the model to start from, or None.
           key: another run's key, for sweeps.
           hyper: another run's numbers, for sweeps.
+          n_rows: client rows in it, N by default; see `init_run`.
         """
         key = self.key if key is None else key
-        model = init
-        if model is None:
-            model = self.task.init(keys.for_purpose(key, keys.Purpose.INIT_MODEL))
-        model = tree.strong(model)
         n, numbers = self.federation.n_clients, self.hyper if hyper is None else hyper
-        return init_run(self.algorithm, self.sampler, key, model, n, numbers, self.watch)
+        return init_run(
+            self.algorithm,
+            self.sampler,
+            key,
+            self._first_model(init, key),
+            n,
+            numbers,
+            self.watch,
+            n_rows=n_rows,
+        )
+
+    def _first_model(self, init: Model | None, key: Array) -> Model:
+        if init is None:
+            init = self.task.init(keys.for_purpose(key, keys.Purpose.INIT_MODEL))
+        return tree.strong(init)
+
+    def origin(self, init: Model | None) -> tuple[Model, PyTree]:
+        """What new client rows are made from: the first model, and the algorithm's first state."""
+        model = self._first_model(init, self.key)
+        return model, self.algorithm.init(self.key, model, self.federation.n_clients, self.hyper)
+
+    def fresh_rows(self, model: Model, server: PyTree, ids: Array) -> PyTree:
+        """Rows `[n, ...]` of clients `ids` `[n]` before round 1; the rest is what `origin` gave."""
+        return store.fresh_rows(self.algorithm, self.key, model, server, ids)
 
     def simulate(self) -> Callable[..., tuple[RunState, dict[str, Array]]]:
         """The round loop with probe and diagnosis."""
@@ -117,7 +166,10 @@ class Prepared:
     def probe_names(self, state: RunState) -> list[str]:
         """Names that are recorded on evaluation rounds."""
         train = shards_for_device(self.federation.train)
-        return sorted(jax.eval_shape(self.probe, self.key, state, train, self.evaluation))
+        whole = self.evaluation
+        if self.apart is not None:
+            whole = whole._replace(personal=self.apart)
+        return sorted(jax.eval_shape(self.probe, self.key, state, train, whole))
 
     @functools.cached_property
     def probe(self) -> Callable[..., dict[str, Array]]:
@@ -137,6 +189,7 @@ def prepare(
     sampler: Sampler | None = None,
     hyper: dict[str, Any] | None = None,
     groups: Any = None,
+    rows_away: bool = False,
 ) -> Prepared:
     """Check all input, bind recipe and task, choose the plan; compiles nothing.
 
@@ -149,6 +202,7 @@ def prepare(
       sampler: who takes part; uniform by default.
       hyper: numbers in place of the recipe's own.
       groups: int `[N]`, each client's group, for diagnosis; the planted ones by default.
+      rows_away: whether the caller can run with client rows off the device (`Dispatch` can).
 
     Raises:
       InputError: naming the field.
@@ -172,13 +226,26 @@ def prepare(
     truth = diagnosis.truth_of(federation, groups)
     panel = diagnosis.panel_of(settings, of_client)
     algorithm = bind(recipe, bound, plan, mesh, panel=panel)
+    chunk = settings.chunk or choose_chunk(model, federation, sampler.size, settings)
+    row = _row_shapes(algorithm, model, federation.n_clients, numbers)
+    where = hold_here(settings)
+    if rows_away:
+        where = place_rows(settings, row, federation.n_clients, sampler.size, plan.devices)
+    if where != DEVICE and not foretells(sampler, jax.random.key(0), federation.n_clients):
+        chunk = 1
+    elif where != DEVICE and settings.chunk is None:
+        chunk = min(chunk, rounds_at_most(row, sampler.size))
     resolved = dataclasses.replace(
         settings,
         cohort=wanted,
         lanes=plan.lanes,
         devices=plan.devices,
-        chunk=settings.chunk or choose_chunk(model, federation, sampler.size, settings),
+        chunk=chunk,
+        client_state=where,
     )
+    evaluation, apart = probe_data(federation, algorithm, resolved), None
+    if where != DEVICE:
+        evaluation, apart = evaluation._replace(personal=None), evaluation.personal
     return Prepared(
         task=bound,
         algorithm=algorithm,
@@ -187,7 +254,9 @@ def prepare(
         mesh=mesh,
         settings=resolved,
         federation=federation,
-        evaluation=probe_data(federation, algorithm, resolved),
+        evaluation=evaluation,
+        row=row,
+        apart=apart,
         hyper=numbers,
         init=None if init is None else _start(init, model),
         name=recipe.name,
@@ -199,6 +268,15 @@ def prepare(
         groups=of_client,
         truth=truth,
     )
+
+
+def _row_shapes(algorithm: Algorithm, model: Model, n: int, hyper: dict[str, Any]) -> PyTree:
+    """Shapes of one client's row; `()` where clients have no state."""
+
+    def one(key: Array, model: Model) -> PyTree:
+        return algorithm.init_row(key, model, algorithm.init(key, model, n, hyper))
+
+    return tree.shapes(jax.eval_shape(one, jax.random.key(0), model))
 
 
 def _lane_room(

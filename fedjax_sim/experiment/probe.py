@@ -123,7 +123,7 @@ def make_probe(
             values |= {f"test_{name}": value for name, value in central.items()}
         if owner is None:
             return values
-        return values | _spreads(evaluate.by_owner(each, owner, n), groups)
+        return values | spreads(evaluate.by_owner(each, owner, n), groups)
 
     def personal(state: RunState, train: DeviceShards, data: DeviceShards) -> dict[str, Array]:
         _, sums = evaluate.evaluate_clients(
@@ -137,7 +137,7 @@ def make_probe(
             mesh=mesh,
             batch_size=min(batch_size, data.longest),
         )
-        return _spreads(sums, groups)
+        return spreads(sums, groups)
 
     def probe(
         key: Array, state: RunState, train: DeviceShards, data: ProbeData
@@ -156,7 +156,7 @@ def make_probe(
     return probe
 
 
-def _spreads(sums: dict[str, Array], groups: np.ndarray | None) -> dict[str, Array]:
+def spreads(sums: dict[str, Array], groups: np.ndarray | None) -> dict[str, Array]:
     """How the metrics fall on clients and groups, from `{metric_sum, metric_count: [N]}`."""
     names = [n.removesuffix("_sum") for n in sums if n.endswith("_sum")]
     if not names:

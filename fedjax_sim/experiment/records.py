@@ -24,7 +24,7 @@ Record = dict[str, Any]
 # Scalars of a round that are not recorded under their own names.
 _TOTALS = ("lane_steps", "lane_steps_bound")
 EACH = {"uplink_bytes": "uplink_bytes_each", "downlink_bytes": "downlink_bytes_each"}
-HIDDEN = {*_TOTALS, *EACH.values(), "probed", "sound", "total_weight"}
+HIDDEN = {*_TOTALS, *EACH.values(), "probed", "sound", "rows_missing", "total_weight"}
 _MEASURED = "_measured"
 _FIRST = ("train_loss",)
 _LAST = ("uplink_bytes", "downlink_bytes", "cohort_present", "client_steps")

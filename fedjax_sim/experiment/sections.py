@@ -271,6 +271,7 @@ class Plan(Strict):
     devices: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     chunk: word_or_count("auto") = "auto"  # type: ignore[valid-type]
     lowering: bool = True
+    client_state: Literal["auto", "device", "host", "disk"] = "auto"
     float64: bool = False
 
 

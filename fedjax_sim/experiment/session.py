@@ -30,7 +30,7 @@ from fedjax_sim.experiment.prepare import Prepared, prepare
 from fedjax_sim.experiment.progress import Clock, OnProgress, Progress
 from fedjax_sim.experiment.records import Record
 from fedjax_sim.experiment.run_result import Run
-from fedjax_sim.experiment.settings import PROBE, ConfigText, Settings, checkpoint_rounds, next_stop
+from fedjax_sim.experiment.settings import PROBE, ConfigText, Settings, checkpoint_rounds
 from fedjax_sim.experiment.summary import summarize
 
 _CHECKPOINT_APART_S = 2.0
@@ -100,6 +100,7 @@ class Session:
                 sampler=sampler,
                 hyper=hyper,
                 groups=groups,
+                rows_away=True,
             )
             self.notes: list[str] = []
             if settings.lanes == PROBE:
@@ -107,7 +108,7 @@ class Session:
 
                 settings, *self.notes = tuned(ready, settings)
             self.prepared: Prepared = ready(settings=settings)
-            self._dispatch = Dispatch(self.prepared)
+            self._dispatch = Dispatch(self.prepared, out=self.out)
             policy = self.settings.policy
             self._keeper = Keeper(policy, self.prepared, judge) if policy.acts else None
             if folder is not None:
@@ -176,11 +177,11 @@ class Session:
         return self._dispatch.adopt(state)
 
     def _train(self, state: RunState, tell: OnProgress, request: Request) -> tuple[RunState, str]:
-        clock, settings = self._clock, self.settings
-        while clock.round < settings.rounds:
+        clock = self._clock
+        while clock.round < self.settings.rounds:
             if request.stop:
                 raise self._stop(state)
-            stop = next_stop(clock.round, settings, self.prepared.chunk)
+            stop = self.prepared.stop_after(clock.round)
             state, ending = self._chunk(state, stop - clock.round)
             if ending:
                 return state, ending
@@ -240,6 +241,7 @@ class Session:
 
     def _kept(self, state: Any) -> Any:
         """What a checkpoint holds: the state, and the best one where a policy keeps it."""
+        state = self._dispatch.kept(state, self._clock.round)
         return state if self._keeper is None else (state, self._keeper.best)
 
     @property
@@ -284,6 +286,7 @@ class Session:
             lanes=settings.lanes,
             devices=settings.devices,
             chunk=settings.chunk,
+            client_state=settings.client_state,
             course={} if self._keeper is None else self._keeper.facts(),
         )
         kept = self._kept(state)
@@ -328,7 +331,7 @@ class Session:
             model=model,
             federation=p.federation,
             algorithm=p.algorithm,
-            state=state,
+            state=None if state is None else self._dispatch.handed(state),
             status=summary["status"],
             out=self.out,
             resumed_from=self._clock.began[0],

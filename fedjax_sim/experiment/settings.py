@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from fedjax_sim.core.checks import InputError, integer, number
+from fedjax_sim.core.checks import InputError, choice, integer, number
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.systems import Systems
 
@@ -13,6 +13,10 @@ _CHECKPOINT_ROUNDS = 25
 
 PROBE = "probe"
 """`lanes = "probe"`: time a few plans and take the fastest (`experiment/tuning.py`)."""
+
+
+DEVICE, HOST, DISK, AUTO = "device", "host", "disk", "auto"
+CLIENT_STATES = (DEVICE, HOST, DISK, AUTO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,11 @@ class Settings:
         timing a few plans, lanes and devices, whose answer is kept on disk.
       devices: devices of the mesh; None: all that the cohort can fill.
       lowering: rewrite slow operations of the local step; False runs the model as it is.
+      client_state: where the states of clients lie between their rounds, of algorithms that
+        have such: on the `device`, in `host` memory, or on `disk`; `auto`: the first of these
+        that has room. The results are the same. Off the device the rows of a dispatch's
+        cohorts are fetched while the one before it computes; where cohorts depend on results
+        (`adaptive_tiers`), a dispatch is one round and nothing is fetched ahead.
       float64: compute in float64 (data and task say their own dtypes).
       stragglers: chance that a member of a cohort is a straggler.
       drop_stragglers: stragglers are absent instead of doing part of their steps.
@@ -87,6 +96,7 @@ class Settings:
     lanes: int | str | None = None
     devices: int | None = None
     lowering: bool = True
+    client_state: str = AUTO
     float64: bool = False
     stragglers: float = 0.0
     drop_stragglers: bool = False
@@ -107,6 +117,7 @@ class Settings:
                     raise InputError("lanes", self.lanes, remedy)
             elif getattr(self, name) is not None:
                 integer(name, getattr(self, name), least=1, most=2**31 - 1)
+        choice("client_state", self.client_state, CLIENT_STATES)
         number("stragglers", self.stragglers, least=0, most=1)
         for name in ("client_eval", "lowering", "float64", "drop_stragglers"):
             if not isinstance(getattr(self, name), bool):
@@ -121,15 +132,21 @@ class Settings:
             raise InputError("stragglers", self.stragglers, remedy)
 
 
-def next_stop(done: int, settings: Settings, chunk: int) -> int:
+def next_stop(done: int, settings: Settings, chunk: int, *, evaluates: bool = False) -> int:
     """Where the dispatch that starts after round `done` ends.
 
     Stops are absolute round numbers (multiples of `chunk`, of `checkpoint_every`, of
     `eval_every` where a policy acts, and the last round), so that a resumed run dispatches what
     an undisturbed one would.
+
+    Args:
+      done: rounds done.
+      settings: of the run.
+      chunk: rounds a dispatch.
+      evaluates: whether something is evaluated between dispatches.
     """
     stops = [(done // chunk + 1) * chunk, settings.rounds]
-    every = settings.eval_every if settings.policy.acts else 0
+    every = settings.eval_every if settings.policy.acts or evaluates else 0
     for step in filter(None, (checkpoint_rounds(settings), every)):
         stops.append((done // step + 1) * step)
     return min(stops)

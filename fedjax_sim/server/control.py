@@ -1,8 +1,9 @@
-"""The server that keeps the mean control variate (SCAFFOLD)."""
+"""Servers that answer for the clients who are not here: SCAFFOLD, FedDyn, FedSplit."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,92 @@ def server_control(optimizer: optax.GradientTransformation) -> ServerUpdate:
     return ServerUpdate(
         init=init,
         send=lambda state: _Sent(state.server.model, state.control),
+        receive=receive,
+        update=update,
+        model=lambda state: state.server.model,
+        rescale=lambda state, factor: state._replace(server=rescaled(state.server, factor)),
+    )
+
+
+class DynamicState(NamedTuple):
+    """Server state, the mean dual variable h, and N as a float scalar."""
+
+    server: ServerState
+    dual: PyTree
+    n_clients: Array
+
+
+def server_dynamic(alpha: Array | float) -> ServerUpdate:
+    """FedDyn: `h <- h + alpha n_present / N u; x <- x - u - h / alpha`, u the mean decrease.
+
+    h is the mean over all clients of the gradients that their last models answer for; the
+    paper's has the other sign.
+
+    Args:
+      alpha: above 0, that of the clients.
+
+    Cost: P of memory beside the model; nothing more travels than with FedAvg.
+    Reference: Acar et al., Federated Learning Based on Dynamic Regularization, 2021,
+      arXiv:2111.04263, algorithm 1.
+    """
+    step = optax.sgd(1.0)
+
+    def init(model: Model, n_clients: int) -> DynamicState:
+        dual = jax.tree.map(jnp.zeros_like, model.params)
+        return DynamicState(first_state(step, model), dual, jnp.asarray(n_clients, float))
+
+    def update(state: DynamicState, aggregate: Aggregate, key: Array) -> DynamicState:
+        del key
+        heard, told = aggregate.weight > 0, aggregate.update
+        share = aggregate.n_present / state.n_clients
+        dual = tree.add(state.dual, tree.scale(told.params, alpha * share))
+        moved = tree.add(told.params, tree.scale(dual, 1 / alpha))
+        server = apply_aggregate(step, state.server, told._replace(params=moved), heard)
+        return DynamicState(server, tree.where(heard, dual, state.dual), state.n_clients)
+
+    return _sending_the_model(init, update)
+
+
+class ShareState(NamedTuple):
+    """Server state, and N as a float scalar."""
+
+    server: ServerState
+    n_clients: Array
+
+
+def server_share(optimizer: optax.GradientTransformation) -> ServerUpdate:
+    """Step on `n_present / N` of the mean: whoever is absent counts as one that has not moved.
+
+    With uniform weights a model that is the mean of something all clients keep stays it, whoever
+    takes part.
+
+    Args:
+      optimizer: applied to the population's mean decrease; `sgd(1.0)` adds it.
+    """
+
+    def init(model: Model, n_clients: int) -> ShareState:
+        return ShareState(first_state(optimizer, model), jnp.asarray(n_clients, float))
+
+    def update(state: ShareState, aggregate: Aggregate, key: Array) -> ShareState:
+        del key
+        told, share = aggregate.update, aggregate.n_present / state.n_clients
+        mine = told._replace(params=tree.scale(told.params, share))
+        heard = aggregate.weight > 0
+        return state._replace(server=apply_aggregate(optimizer, state.server, mine, heard))
+
+    return _sending_the_model(init, update)
+
+
+def _sending_the_model(init: Callable[..., Any], update: Callable[..., Any]) -> ServerUpdate:
+    """A server of states with a `.server` whose clients receive the model and nothing else."""
+
+    def receive(sent: Model, member: Member) -> Model:
+        del member
+        return sent
+
+    return ServerUpdate(
+        init=init,
+        send=lambda state: state.server.model,
         receive=receive,
         update=update,
         model=lambda state: state.server.model,

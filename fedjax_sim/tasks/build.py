@@ -17,7 +17,7 @@ import numpy as np
 from fedjax_sim.core import tree
 from fedjax_sim.core.checks import InputError, integer, number
 from fedjax_sim.core.contracts import Task
-from fedjax_sim.core.types import Array, Batch, Model, PyTree
+from fedjax_sim.core.types import Array, Batch, Forward, Model, PyTree
 from fedjax_sim.tasks import objectives
 from fedjax_sim.tasks.networks import Network, as_network
 from fedjax_sim.tasks.objectives import Objective
@@ -172,16 +172,36 @@ def supervised(
         model = network.init(key, jnp.zeros((1, *x_shape), x_dtype))
         return jax.tree.map(lambda leaf: tree.strong(_cast(leaf, dtype)), model)
 
-    def loss(key: Array, model: Model, batch: Batch) -> tuple[Array, PyTree]:
+    showing = _showing(network, x_shape, x_dtype)
+
+    def run(key: Array, model: Model, batch: Batch, apply: Any) -> tuple[Any, PyTree]:
+        """A pass in training mode."""
         some = jnp.any(batch.mask)
         x = _cast(shield(batch.x, batch.mask), dtype)
         # An empty batch would give a masked batch norm the mean of nothing.
         seen = batch.mask | ~some
-        outputs, state = network.apply(model, x, key=key, train=True, mask=seen)
+        outputs, state = apply(model, x, key=key, train=True, mask=seen)
         state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, model.state)
+        return outputs, tree.where(some, state, model.state)
+
+    def score(outputs: Array, batch: Batch) -> Array:
         outputs, y = _scored(outputs, batch)
-        value = objectives.mean_where(objective.losses(outputs, y), counted(batch))
-        return value, tree.where(some, state, model.state)
+        return objectives.mean_where(objective.losses(outputs, y), counted(batch))
+
+    def loss(key: Array, model: Model, batch: Batch) -> tuple[Array, PyTree]:
+        outputs, state = run(key, model, batch, network.apply)
+        return score(outputs, batch), state
+
+    def forward(key: Array, model: Model, batch: Batch) -> Forward:
+        if showing is None:
+            outputs, state = run(key, model, batch, network.apply)
+            return Forward(outputs, None, state)
+        (outputs, features), state = run(key, model, batch, showing)
+        return Forward(outputs, features, state)
+
+    def features(model: Model, x: Array) -> Array:
+        assert showing is not None
+        return showing(model, _cast(x, dtype), train=False)[0][1]
 
     def predict(model: Model, x: Array) -> Array:
         return network.apply(model, _cast(x, dtype), train=False)[0]
@@ -194,7 +214,29 @@ def supervised(
     def counted(batch: Batch) -> Array:
         return objective.counted(batch.y, batch.mask)
 
-    return Task(init, loss, predict, metrics)
+    shown = None if showing is None else features
+    return Task(init, loss, predict, metrics, shown, forward, score)
+
+
+def _showing(network: Network, x_shape: tuple[int, ...], x_dtype: Any) -> Any:
+    """The network's `inspect` where it shows a representation `[B, F]`, by tracing; else None.
+
+    Raises:
+      InputError: when what it shows has another shape.
+    """
+    inspect = network.inspect
+    if inspect is None:
+        return None
+
+    def run() -> Any:
+        x = jnp.zeros((1, *x_shape), x_dtype)
+        return inspect(network.init(jax.random.key(0), x), x)[0][1]
+
+    shown = jax.eval_shape(run)
+    if shown is not None and (shown.ndim != 2 or shown.shape[0] != 1):
+        wanted = f"on inputs of shape {x_shape} has shape {list(shown.shape)}, must be [B, F]"
+        raise InputError("model.features", "representation", wanted)
+    return None if shown is None else inspect
 
 
 def shield(x: Array, mask: Array) -> Array:

@@ -20,6 +20,7 @@ def from_loss(
     *,
     predict: Callable[[PyTree, Array], Array] | None = None,
     metrics: Callable[[Array, Batch], dict[str, tuple[Array, Array]]] | None = None,
+    features: Callable[[PyTree, Array], Array] | None = None,
     form: str = "examples",
 ) -> Task:
     """Make a task of plain functions.
@@ -32,6 +33,7 @@ def from_loss(
       predict: `(params, x) -> outputs [B, ...]`, or `(Model, x)` with `form="full"`; without
         it outputs are empty, `[B, 0]`.
       metrics: `(outputs, Batch) -> {name: (sum, count)}`; none by default.
+      features: `(params, x) -> representation [B, F]`, or `(Model, x)` with `form="full"`.
       form: `"examples"` or `"full"`.
 
     Returns:
@@ -66,7 +68,12 @@ def from_loss(
             return jnp.zeros((x.shape[0], 0))
         return predict(model if full else model.params, x)
 
+    def represent(model: Model, x: Array) -> Array:
+        assert features is not None
+        return features(model if full else model.params, x)
+
     def measure(outputs: Array, batch: Batch) -> dict[str, tuple[Array, Array]]:
         return {} if metrics is None else metrics(outputs, batch)
 
-    return Task(init_model, loss if full else mean_loss, outputs, measure)
+    mean = loss if full else mean_loss
+    return Task(init_model, mean, outputs, measure, features and represent)

@@ -19,7 +19,8 @@ def from_linen(module: Any) -> Network:
     `sow` leaves in `intermediates` is dropped. The mode is passed by whichever of `train`,
     `training`, `deterministic`, `use_running_average` the module's `__call__` declares; a
     declared `mask` receives the batch's mask `[B]`, to be handed (reshaped) to a masked batch
-    norm. Without it padding rows, which repeat real examples, enter the statistics.
+    norm. Without it padding rows, which repeat real examples, enter the statistics. A module that
+    calls `self.sow("intermediates", "features", z)` shows z `[B, F]` as its representation.
 
     Args:
       module: a linen module; `module(x [B, ...])` gives outputs `[B, ...]`.
@@ -34,6 +35,26 @@ def from_linen(module: Any) -> Network:
         variables = module.init(_streams(key), x, **flags)
         return Model(variables.get("params", {}), _kept(variables))
 
+    def run(
+        model: Model,
+        x: Array,
+        key: Array | None,
+        train: bool,
+        mask: Array | None,
+        also: tuple[str, ...],
+    ) -> tuple[Array, PyTree, PyTree]:
+        """Outputs, the state after them, and what was left in the collections of `also`."""
+        variables = {"params": model.params, **(model.state or {})}
+        flags = call_flags(call, train, mask)
+        rngs = None if key is None else _streams(key)
+        collections = list(model.state) if train and model.state else []
+        if not collections and not also:
+            return module.apply(variables, x, rngs=rngs, **flags), model.state, {}
+        mutable = [*collections, *also]
+        outputs, new = module.apply(variables, x, rngs=rngs, mutable=mutable, **flags)
+        state = {name: new[name] for name in collections} if collections else model.state
+        return outputs, state, new
+
     def apply(
         model: Model,
         x: Array,
@@ -42,16 +63,22 @@ def from_linen(module: Any) -> Network:
         train: bool = False,
         mask: Array | None = None,
     ) -> tuple[Array, PyTree]:
-        variables = {"params": model.params, **(model.state or {})}
-        flags = call_flags(call, train, mask)
-        rngs = None if key is None else _streams(key)
-        if not (train and model.state):
-            return module.apply(variables, x, rngs=rngs, **flags), model.state
-        collections = list(model.state)
-        outputs, new = module.apply(variables, x, rngs=rngs, mutable=collections, **flags)
-        return outputs, {name: new[name] for name in collections}
+        outputs, state, _ = run(model, x, key, train, mask, ())
+        return outputs, state
 
-    return Network(init, apply)
+    def inspect(
+        model: Model,
+        x: Array,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        mask: Array | None = None,
+    ) -> tuple[tuple[Array, Array | None], PyTree]:
+        outputs, state, new = run(model, x, key, train, mask, ("intermediates",))
+        sown = new.get("intermediates", {}).get("features")
+        return (outputs, sown[-1] if sown else None), state
+
+    return Network(init, apply, inspect=inspect)
 
 
 def _streams(key: Array) -> dict[str, Array]:

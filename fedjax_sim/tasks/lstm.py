@@ -36,7 +36,8 @@ def lstm_chars(
         under `torch`, where all of an LSTM layer is uniform within `1/sqrt(hidden)`.
 
     Returns:
-      A spec; 820,522 parameters for 90 characters and 90 outputs.
+      A spec; 820,522 parameters for 90 characters and 90 outputs. Its representation is the last
+      position's state.
 
     Raises:
       InputError: for sizes below 1 and unknown options.
@@ -64,13 +65,17 @@ def lstm_chars(
                 params[f"lstm_{i}"] = _layer(keys[i + 1], n_in, hidden, init, dtype)
             return params | {"head": affine(keys[-1], (hidden, outputs), init, dtype)}
 
-        def apply(params: PyTree, x: Array) -> Array:
+        def run(params: PyTree, x: Array) -> Array:
             states = params["embed"][x]
             for i in range(layers):
                 states = lstm_layer(params[f"lstm_{i}"], states)
+            return states
+
+        def apply(params: PyTree, x: Array) -> Array:
+            states = run(params, x)
             return dense(params["head"], states if output == "every" else states[:, -1])
 
-        return from_functions(init_params, apply)
+        return from_functions(init_params, apply, lambda params, x: run(params, x)[:, -1])
 
     return ModelSpec(f"lstm_chars({vocab})", build)
 

@@ -1,13 +1,15 @@
 """The models of the field, as plain functions; each still waits for its number of outputs.
 
 `classifier(models.mlp(200, 200), classes=10)` supplies it. The last layer is always called
-`head`, so that recipes that personalise or freeze it can find it.
+`head`, so that recipes that personalise or freeze it can find it; what it is given is the
+model's representation (`Task.features`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -23,6 +25,7 @@ __all__ = ["cnn_mcmahan", "cnn_w1", "logistic", "lstm_chars", "mlp"]
 
 _PLAIN = norms.norm_of("none", None, None, ())
 _Between = Callable[[str, Array], Array]
+_Trunk = Callable[[PyTree, Array, _Between], Array]
 
 
 def logistic(*, init: str = "zeros") -> ModelSpec:
@@ -167,17 +170,17 @@ def _perceptron(widths: tuple[int, ...], outputs: int, init: str, rule: Norm) ->
         dtype = layers.float_dtype(x)
         return {name: layers.affine(k, (a, b), init, dtype) for name, k, a, b in shapes}
 
-    def forward(params: PyTree, x: Array, between: _Between) -> Array:
+    def body(params: PyTree, x: Array, between: _Between) -> Array:
         x = x.reshape(x.shape[0], -1).astype(params["head"]["w"].dtype)
         for i, name in enumerate(hidden):
             x = jax.nn.relu(between(f"norm_{i}", layers.dense(params[name], x)))
-        return layers.dense(params["head"], x)
+        return x
 
-    return _normalising(init_params, forward, widths, rule)
+    return _normalising(init_params, body, widths, rule)
 
 
 def _cnn(
-    trunk: Callable[[PyTree, Array, _Between], Array],
+    trunk: _Trunk,
     side: int,
     width: int,
     outputs: int,
@@ -198,12 +201,12 @@ def _cnn(
         params["head"] = layers.affine(keys[3], (width, outputs), init, dtype)
         return params
 
-    def forward(params: PyTree, x: Array, between: _Between) -> Array:
+    def body(params: PyTree, x: Array, between: _Between) -> Array:
         x = trunk(params, layers.as_images(x).astype(params["head"]["w"].dtype), between)
         x = layers.dense(params["dense"], x.reshape(x.shape[0], -1))
-        return layers.dense(params["head"], jax.nn.relu(between("norm_2", x)))
+        return jax.nn.relu(between("norm_2", x))
 
-    return _normalising(init_params, forward, (32, 64, width), rule)
+    return _normalising(init_params, body, (32, 64, width), rule)
 
 
 def _as_is(name: str, x: Array) -> Array:
@@ -213,20 +216,31 @@ def _as_is(name: str, x: Array) -> Array:
 
 def _normalising(
     init_params: Callable[[Array, Array], PyTree],
-    forward: Callable[[PyTree, Array, _Between], Array],
+    body: _Trunk,
     widths: tuple[int, ...],
     rule: Norm,
 ) -> Network:
-    """A network whose `forward` hands hidden layers `norm_0, norm_1, ...` to its third argument."""
+    """A network of a `body`, whose result is the representation, and a dense head on it.
+
+    The body hands its hidden layers to its third argument as `norm_0, norm_1, ...`.
+    """
     if rule.kind == "none":
-        return from_functions(init_params, lambda params, x: forward(params, x, _as_is))
+
+        def features(params: PyTree, x: Array) -> Array:
+            return body(params, x, _as_is)
+
+        def outputs(params: PyTree, x: Array) -> Array:
+            return layers.dense(params["head"], features(params, x))
+
+        return from_functions(init_params, outputs, features)
 
     def init(key: Array, x: Array) -> Model:
         named = {f"norm_{i}": width for i, width in enumerate(widths)}
         params, state = rule.init(named, layers.float_dtype(x))
         return Model(init_params(key, x) | params, state or ())
 
-    def run(model: Model, x: Array, mask: Array | None, mode: str) -> tuple[Array, PyTree]:
+    def run(model: Model, x: Array, mask: Array | None, mode: str) -> tuple[Any, PyTree]:
+        """`((outputs, features), state)`."""
         state: dict[str, PyTree] = {}
 
         def between(name: str, x: Array) -> Array:
@@ -246,21 +260,27 @@ def _normalising(
                     mean, var = mean_now, var_now
             return norms.batch_norm(layer, mean, var, x)
 
-        outputs = forward(model.params, x, between)
-        return outputs, state or model.state
+        features = body(model.params, x, between)
+        outputs = layers.dense(model.params["head"], features)
+        return (outputs, features), state or model.state
 
-    def apply(
+    def inspect(
         model: Model,
         x: Array,
         *,
         key: Array | None = None,
         train: bool = False,
         mask: Array | None = None,
-    ) -> tuple[Array, PyTree]:
+    ) -> tuple[tuple[Array, Array], PyTree]:
         del key
         return run(model, x, mask, "train" if train else "evaluate")
 
-    def measure(model: Model, x: Array, mask: Array | None) -> tuple[Array, PyTree]:
-        return run(model, x, mask, "measure")
+    def apply(model: Model, x: Array, **mode: Any) -> tuple[Array, PyTree]:
+        (outputs, _), state = inspect(model, x, **mode)
+        return outputs, state
 
-    return Network(init, apply, measure)
+    def measure(model: Model, x: Array, mask: Array | None) -> tuple[Array, PyTree]:
+        (outputs, _), state = run(model, x, mask, "measure")
+        return outputs, state
+
+    return Network(init, apply, measure, inspect)

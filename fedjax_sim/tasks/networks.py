@@ -37,11 +37,14 @@ class Network(NamedTuple):
         outside training the state comes back as it was.
       measure: `(Model, x, mask) -> (outputs of evaluation mode, state of moments)`, see
         `norms.Measured`; None where the model cannot say.
+      inspect: as `apply`, but `-> ((outputs, features [B, F]), state)`; None, or None in place of
+        the features, where the model has no representation to show.
     """
 
     init: Callable[..., Model]
     apply: Callable[..., tuple[Array, PyTree]]
     measure: Callable[..., tuple[Array, PyTree]] | None = None
+    inspect: Callable[..., tuple[Any, PyTree]] | None = None
 
 
 class ModelSpec(NamedTuple):
@@ -60,32 +63,39 @@ class ModelSpec(NamedTuple):
         return self.name
 
 
-def from_functions(init: Callable[..., PyTree], apply: Callable[..., Array]) -> Network:
-    """Wrap two plain functions; the model has no state and is the same in training.
+def from_functions(
+    init: Callable[..., PyTree],
+    apply: Callable[..., Array],
+    features: Callable[..., Array] | None = None,
+) -> Network:
+    """Wrap plain functions; the model has no state and is the same in training.
 
     Args:
       init: `(key, x_example [1, ...]) -> params`.
       apply: `(params, x [B, ...]) -> outputs [B, ...]`.
+      features: `(params, x [B, ...]) -> representation [B, F]`, for the algorithms that look at
+        it; what it shares with `apply` is computed once.
 
     Returns:
       The network.
     """
 
-    def init_model(key: Array, x: Array) -> Model:
-        return Model(init(key, x), ())
+    def pure(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(
+            model: Model,
+            x: Array,
+            *,
+            key: Array | None = None,
+            train: bool = False,
+            mask: Array | None = None,
+        ) -> tuple[Any, PyTree]:
+            del key, train, mask
+            return function(model.params, x), model.state
 
-    def apply_model(
-        model: Model,
-        x: Array,
-        *,
-        key: Array | None = None,
-        train: bool = False,
-        mask: Array | None = None,
-    ) -> tuple[Array, PyTree]:
-        del key, train, mask
-        return apply(model.params, x), model.state
+        return call
 
-    return Network(init_model, apply_model)
+    inspect = None if features is None else pure(lambda p, x: (apply(p, x), features(p, x)))
+    return Network(lambda key, x: Model(init(key, x), ()), pure(apply), inspect=inspect)
 
 
 def from_linen(module: Any) -> Network:
@@ -164,7 +174,22 @@ def with_modes(network: Network) -> Network:
             return outputs, marked
         return outputs, Measured(_solved(network, plain, x, key, mask))
 
-    return network._replace(apply=apply)
+    def inspect(
+        model: Model,
+        x: Array,
+        *,
+        key: Array | None = None,
+        train: bool = False,
+        mask: Array | None = None,
+    ) -> tuple[Any, PyTree]:
+        assert network.inspect is not None
+        marked = model.state
+        if not isinstance(marked, Frozen):
+            return network.inspect(model, x, key=key, train=train, mask=mask)
+        plain = Model(model.params, marked.state)
+        return network.inspect(plain, x, key=key, train=False, mask=mask)[0], marked
+
+    return network._replace(apply=apply, inspect=network.inspect and inspect)
 
 
 def _solved(

@@ -21,7 +21,8 @@ def from_nnx(factory: Any) -> Network:
     intermediates becomes `Model.state`; both are plain nested dicts. No random stream is
     carried: all of them are seeded anew from the key of each call. The mode is set by
     `module.train()` and `module.eval()`, and by the arguments that `__call__` declares, as in
-    `from_linen`.
+    `from_linen`. A module that calls `self.sow(nnx.Intermediate, "features", z)` shows z `[B, F]`
+    as its representation.
 
     Args:
       factory: called as `factory(rngs=rngs)` where it declares `rngs`, else `factory(rngs)`.
@@ -46,21 +47,28 @@ def from_nnx(factory: Any) -> Network:
         # A copy: the caller may donate these buffers, and a given module owns its own.
         return jax.tree.map(jnp.copy, Model(_plain(params), _plain(rest)))
 
-    def apply(
+    def inspect(
         model: Model,
         x: Array,
         *,
         key: Array | None = None,
         train: bool = False,
         mask: Array | None = None,
-    ) -> tuple[Array, PyTree]:
+    ) -> tuple[tuple[Array, Array | None], PyTree]:
         filled = (_filled(params_shape, model.params), _filled(rest_shape, model.state))
         module = nnx.merge(graph, *filled, _seeded(streams, key, train))
         module.train() if train else module.eval()
-        outputs = module(x, **call_flags(type(module).__call__, train, mask))
-        return outputs, _plain(_split(module)[3]) if train else model.state
+        flags = call_flags(type(module).__call__, train, mask)
+        outputs, sown = nnx.capture(lambda m, x: m(x, **flags), nnx.Intermediate)(module, x)
+        found = nnx.to_pure_dict(sown).get("features")
+        state = _plain(_split(module)[3]) if train else model.state
+        return (outputs, found[-1] if found else None), state
 
-    return Network(init, apply)
+    def apply(model: Model, x: Array, **mode: Any) -> tuple[Array, PyTree]:
+        (outputs, _), state = inspect(model, x, **mode)
+        return outputs, state
+
+    return Network(init, apply, inspect=inspect)
 
 
 def _factory(factory: Any) -> Callable[[nnx.Rngs], Any]:

@@ -14,6 +14,8 @@ from fedjax_sim.core.checks import InputError, choice
 from fedjax_sim.core.contracts import Task
 from fedjax_sim.tasks import build, models
 from fedjax_sim.tasks.build import TaskSpec
+from fedjax_sim.tasks.cnn_heterofl import cnn_heterofl
+from fedjax_sim.tasks.mixed import mixed
 from fedjax_sim.tasks.networks import ModelSpec
 
 
@@ -45,6 +47,21 @@ def _mlp(
     )
 
 
+def _mixed(*, models: Sequence[Any] = ("mlp", "cnn_w1", "logistic"), width: int = 32) -> ModelSpec:
+    if not isinstance(models, (list, tuple)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError("models", models, "must be a list of names or tables of models")
+    tables = [{"name": m} if isinstance(m, str) else m for m in models]
+    return mixed(*(model_from(t) for t in tables), width=width)
+
+
+def _cnn_heterofl(
+    *, widths: Sequence[int] = (64, 128, 256, 512), init: str = "he", norm: str = "batch"
+) -> ModelSpec:
+    if not isinstance(widths, (list, tuple)):
+        raise InputError("widths", widths, "must be a list of whole numbers")
+    return cnn_heterofl(*widths, init=init, norm=norm)
+
+
 def _classification(model: Any, *, classes: int, label_smoothing: float = 0.0) -> Task | TaskSpec:
     return build.classifier(model, classes, label_smoothing=label_smoothing)
 
@@ -62,6 +79,8 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry(_mlp, "fully connected ReLU network"),
     "cnn_mcmahan": Entry(models.cnn_mcmahan, "5x5 MNIST CNN of the FedAvg paper"),
     "cnn_w1": Entry(models.cnn_w1, "3x3 CIFAR-10 CNN by which simulators are timed"),
+    "mixed": Entry(_mixed, "several networks, of which each client has one"),
+    "cnn_heterofl": Entry(_cnn_heterofl, "3x3 MNIST CNN with batch norm, by HeteroFL's levels"),
     "lstm_chars": Entry(models.lstm_chars, "character LSTM of the Shakespeare benchmark"),
 }
 

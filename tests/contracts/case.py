@@ -33,6 +33,7 @@ class Case:
       rows: whether clients keep state.
       cohort: its K.
       shared: whether it has a global model.
+      personal: whether clients use models of their own beside it.
     """
 
     recipe: Callable[[], Recipe]
@@ -41,6 +42,7 @@ class Case:
     rows: bool = False
     cohort: int = K
     shared: bool = True
+    personal: bool = False
 
 
 def sgd(lr):

@@ -8,7 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contracts import cases_averaging, cases_clustered, cases_control, cases_fair, cases_saddles
+from contracts import (
+    cases_architectures,
+    cases_averaging,
+    cases_clustered,
+    cases_control,
+    cases_fair,
+    cases_generic,
+    cases_neighbours,
+    cases_parts,
+    cases_personal,
+    cases_saddles,
+    cases_widths,
+)
 from contracts.case import CHUNK, SILENT, SIZES, Case, N
 from helpers import Run, quick_jit, softmax_data, softmax_task
 
@@ -22,9 +34,15 @@ __all__ = ["CHUNK", "NAMES", "SILENT", "SIZES", "TABLE", "N", "bound", "members"
 TABLE: dict[str, Case] = (
     cases_averaging.CASES
     | cases_control.CASES
+    | cases_generic.CASES
     | cases_saddles.CASES
     | cases_fair.CASES
     | cases_clustered.CASES
+    | cases_parts.CASES
+    | cases_personal.CASES
+    | cases_neighbours.CASES
+    | cases_architectures.CASES
+    | cases_widths.CASES
 )
 NAMES = tuple(TABLE)
 
@@ -70,10 +88,13 @@ class Bound:
     def data(self) -> DeviceShards:
         return self.run.data
 
-    def start(self, table: Member, *, seed: int = 0, hyper: dict | None = None) -> Any:
-        """The state before round 0, told whom to sample."""
+    def start(
+        self, table: Member, *, seed: int = 0, hyper: dict | None = None, jitted: bool = True
+    ) -> Any:
+        """The state before round 0, told whom to sample; not `jitted`, to look at shapes only."""
         numbers = {n: jnp.asarray(v, float) for n, v in (self.run_hyper | (hyper or {})).items()}
-        return self._start(jax.random.key(seed), numbers)._replace(sampler=table)
+        begin = self._start if jitted else self.run.start
+        return begin(jax.random.key(seed), numbers)._replace(sampler=table)
 
     @functools.cached_property
     def run_hyper(self) -> dict[str, Any]:

@@ -72,6 +72,8 @@ ENTRIES: dict[str, Entry] = {
         ("gradient",),
         batches=False,
         schedule=False,
+        equation=r"x \leftarrow x - \eta \sum_i p_i \nabla f_i(x)",
+        cost="one gradient pass a round in place of local steps; no row",
     ),
     "fedavg": Entry(
         _AT + "fedavg:fedavg",
@@ -80,6 +82,8 @@ ENTRIES: dict[str, Entry] = {
         _FEDAVG,
         ("local steps",),
         server=True,
+        equation=r"x \leftarrow \sum_i p_i\, y_i,\quad y_i \leftarrow y_i - \eta\, g_i(y_i)",
+        cost="the measure of the others: P down, P up, no row",
     ),
     "fedavgm": Entry(
         _AT + "fedavg:fedavgm",
@@ -89,6 +93,8 @@ ENTRIES: dict[str, Entry] = {
         | weighting("examples"),
         _FEDAVGM,
         ("local steps", "server optimizer"),
+        equation=r"m \leftarrow \beta m + \sum_i p_i (x - y_i),\quad x \leftarrow x - \eta_s m",
+        cost="as fedavg; P at the server",
     ),
     "fedadam": Entry(
         _AT + "fedavg:fedadam",
@@ -96,6 +102,9 @@ ENTRIES: dict[str, Entry] = {
         server_rate(0.01) | _MOMENTS | _TAU | weighting("examples"),
         _FEDOPT,
         ("local steps", "server optimizer", "adaptive"),
+        equation=r"x \leftarrow x - \eta_s\, m / (\sqrt{v} + \tau),\quad v \leftarrow b_2 v + (1 - "
+        r"b_2) d^2",
+        cost="as fedavg; 2 P at the server",
     ),
     "fedyogi": Entry(
         _AT + "fedavg:fedyogi",
@@ -103,6 +112,9 @@ ENTRIES: dict[str, Entry] = {
         server_rate(0.01) | _MOMENTS | _TAU | weighting("examples"),
         _FEDOPT,
         ("local steps", "server optimizer", "adaptive"),
+        equation=r"v \leftarrow v - (1 - b_2)\, \mathrm{sign}(v - d^2)\, d^2,\quad "
+        r"x \leftarrow x - \eta_s\, m / (\sqrt{v} + \tau)",
+        cost="as fedavg; 2 P at the server",
     ),
     "fedadagrad": Entry(
         _AT + "fedavg:fedadagrad",
@@ -113,6 +125,8 @@ ENTRIES: dict[str, Entry] = {
         | weighting("examples"),
         _FEDOPT,
         ("local steps", "server optimizer", "adaptive"),
+        equation=r"v \leftarrow v + d^2,\quad x \leftarrow x - \eta_s\, d / (\sqrt{v} + \tau)",
+        cost="as fedavg; P at the server",
     ),
     "fedprox": Entry(
         _AT + "fedprox:fedprox",
@@ -120,6 +134,8 @@ ENTRIES: dict[str, Entry] = {
         {"mu": Param(0.01, "strength of the tie", low=0)} | weighting("examples"),
         _FEDPROX,
         ("local steps", "heterogeneity", "stragglers"),
+        equation=r"y_i \leftarrow y_i - \eta\,(g_i(y_i) + \mu (y_i - x))",
+        cost="as fedavg",
     ),
     "fednova": Entry(
         _AT + "fednova:fednova",
@@ -128,6 +144,8 @@ ENTRIES: dict[str, Entry] = {
         _FEDNOVA,
         ("local steps", "heterogeneity"),
         from_client={"momentum": "momentum"},
+        equation=r"x \leftarrow x - \Big(\sum_i p_i a_i\Big) \sum_i p_i (x - y_i) / a_i",
+        cost="as fedavg",
     ),
     "median": Entry(
         _AT + "median:median",
@@ -136,15 +154,21 @@ ENTRIES: dict[str, Entry] = {
         _MEDIAN,
         ("local steps", "robust"),
         server=True,
+        equation=r"x_j \leftarrow x_j - \mathrm{median}_i\,(x - y_i)_j",
+        cost="as fedavg; K x P at the server",
     ),
     "centralized": Entry(
         _AT + "baselines:centralized",
         "all data in one place: the upper end of most comparisons",
         tags=("baseline",),
+        equation=r"x \leftarrow x - \eta\, g(x)",
+        cost="one learner with all examples; nothing travels",
     ),
     "local_only": Entry(
         _AT + "baselines:local_only",
         "every client alone: the other end; client metrics only",
         tags=("baseline", "client state"),
+        equation=r"y_i \leftarrow y_i - \eta\, g_i(y_i)",
+        cost="a model and an optimizer state a client kept; nothing travels",
     ),
 }

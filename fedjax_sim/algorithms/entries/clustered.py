@@ -83,6 +83,8 @@ ENTRIES: dict[str, Entry] = {
         _CFL,
         ("local steps", "groups"),
         server=True,
+        equation=r"\text{split a group where } |\bar u| < \epsilon_1,\ \max_i |u_i| > \epsilon_2",
+        cost="as fedavg; K x P and M models at the server",
     ),
     "fedem": Entry(
         _AT + "fedem:fedem",
@@ -101,6 +103,9 @@ ENTRIES: dict[str, Entry] = {
         _FEDEM,
         ("local steps", "groups", "client state"),
         server=True,
+        equation=r"y_i = \sum_m \pi_{im}\, h_m,\quad \pi_{im} \leftarrow \frac{1}{n_i} \sum_j "
+        r"q_{ijm}",
+        cost="M forward passes and M gradients; M P down and up; M numbers a client kept",
     ),
     "ifca": Entry(
         _AT + "ifca:ifca",
@@ -109,6 +114,8 @@ ENTRIES: dict[str, Entry] = {
         _IFCA,
         ("local steps", "groups", "client state"),
         server=True,
+        equation=r"m_i = \arg\min_m F_i(x_m),\quad x_m \leftarrow \text{mean of its clients}",
+        cost="M forward passes more than fedavg; M P down",
     ),
     "ifca_gradient": Entry(
         _AT + "ifca:ifca_gradient",
@@ -118,6 +125,9 @@ ENTRIES: dict[str, Entry] = {
         ("gradient", "groups", "client state"),
         batches=False,
         schedule=False,
+        equation=r"m_i = \arg\min_m F_i(x_m),\quad x_m \leftarrow x_m - \eta\, \overline{\nabla "
+        r"F_i}(x_m)",
+        cost="M forward passes and one gradient; M P down",
     ),
     "hypcluster": Entry(
         _AT + "hypcluster:hypcluster",
@@ -129,6 +139,8 @@ ENTRIES: dict[str, Entry] = {
         _HYPCLUSTER,
         ("local steps", "groups", "client state"),
         server=True,
+        equation=r"m_i = \arg\min_m F_i(x_m),\quad x_m \leftarrow \sum_{i: m_i = m} p_i\, y_i",
+        cost="M forward passes more than fedavg; M P down",
     ),
     "grouped": Entry(
         _AT + "grouped:grouped",
@@ -148,6 +160,9 @@ ENTRIES: dict[str, Entry] = {
         _FEDGROUP,
         ("local steps", "groups"),
         server=True,
+        equation=r"x_m \leftarrow \sum_{i \in m} p_i\, y_i,\quad \text{groups by k-means of first "
+        r"updates}",
+        cost="as fedavg; M models and N sketches at the server",
     ),
     "hierfavg": Entry(
         _AT + "hierfavg:hierfavg",
@@ -159,5 +174,8 @@ ENTRIES: dict[str, Entry] = {
         | weighting("examples"),
         _HIERFAVG,
         ("local steps", "groups", "hierarchy"),
+        equation=r"x_e \leftarrow \sum_{i \in e} p_i\, y_i,\quad x \leftarrow \sum_e p_e x_e\ "
+        r"\text{at times}",
+        cost="as fedavg; a model an edge",
     ),
 }

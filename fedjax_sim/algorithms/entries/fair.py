@@ -48,6 +48,9 @@ ENTRIES: dict[str, Entry] = {
         ("local steps", "fairness"),
         server=True,
         from_client={"rate": "learning_rate"},
+        equation=r"x \leftarrow x - \frac{\sum_i F_i^q\, \Delta_i}{\sum_i (q F_i^{q-1} "
+        r"|\Delta_i|^2 + L F_i^q)}",
+        cost="one forward pass more than fedavg",
     ),
     "term": Entry(
         _AT + "term:term",
@@ -57,6 +60,8 @@ ENTRIES: dict[str, Entry] = {
         _TERM,
         ("local steps", "fairness", "robust"),
         server=True,
+        equation=r"p_i \propto w_i\, e^{t F_i(x)}",
+        cost="one forward pass more than fedavg",
     ),
     "afl": Entry(
         _AT + "afl:afl",
@@ -66,6 +71,8 @@ ENTRIES: dict[str, Entry] = {
         ("local steps", "fairness", "groups"),
         server=True,
         from_data={"groups": "group"},
+        equation=r"\min_x \max_{\lambda \in \Delta} \sum_d \lambda_d F_d(x)",
+        cost="one forward pass more than fedavg; a number a domain at the server",
     ),
     "fedmgda": Entry(
         _AT + "fedmgda:fedmgda",
@@ -75,5 +82,8 @@ ENTRIES: dict[str, Entry] = {
         _FEDMGDA,
         ("local steps", "fairness"),
         server=True,
+        equation=r"d = \arg\min_{\lambda} \Big|\sum_i \lambda_i u_i / |u_i|\Big|,\quad "
+        r"|\lambda_i - p_i| \le \epsilon",
+        cost="as fedavg; K x P at the server",
     ),
 }

@@ -36,6 +36,9 @@ ENTRIES: dict[str, Entry] = {
         _PERTURBED,
         ("local steps", "saddles"),
         server=True,
+        equation=r"x \leftarrow x - d + r\,\xi\ \ \text{where } |d| < \text{threshold},\quad \xi "
+        r"\sim U(\text{ball})",
+        cost="as fedavg",
     ),
     "negative_curvature": Entry(
         _AT + "negative_curvature:negative_curvature",
@@ -51,5 +54,8 @@ ENTRIES: dict[str, Entry] = {
         ("gradient", "saddles", "second order"),
         batches=False,
         schedule=False,
+        equation=r"x \leftarrow x - \eta \nabla f(x),\ \text{or along } v\ \text{with } v^\top "
+        r"\nabla^2 f(x)\, v < 0",
+        cost="one gradient and one Hessian-vector pass a round; 2 P up",
     ),
 }
