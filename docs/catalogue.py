@@ -101,7 +101,7 @@ def _cited(entry: Entry) -> str:
     paper = entry.paper
     where = f"{paper.venue}, {paper.year}"
     if not paper.arxiv:
-        return f"{paper.title}. {where}"
+        return f"[{paper.title}](https://doi.org/{paper.doi}). {where}"
     return f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv}). {where}"
 
 

@@ -104,7 +104,8 @@ class Entry:
       params: what `[algorithm]` may set.
       paper: where it comes from, or None for a baseline.
       tags: words to search by.
-      client_rate: learning rate where `[client]` gives none.
+      client_rate: learning rate where `[client]` gives none; the bundled experiment's own rate
+        gives way to it. None: 0.1, and the bundled rate is as good.
       batches: whether clients take local steps (`epochs`, `steps`, `batch_size`, ...).
       server: whether `[server]` may name an optimizer.
       schedule: whether the client's rate may follow the round.
@@ -120,7 +121,7 @@ class Entry:
     params: dict[str, Param] = dataclasses.field(default_factory=dict)
     paper: Paper | None = None
     tags: tuple[str, ...] = ()
-    client_rate: float = 0.1
+    client_rate: float | None = None
     batches: bool = True
     server: bool = False
     schedule: bool = True

@@ -13,6 +13,7 @@ from fedjax_sim.algorithms.entry import Entry
 from fedjax_sim.algorithms.registry import ALGORITHMS, FAMILIES
 from fedjax_sim.core.checks import InputError
 
+_ROOM = len("arXiv:0000.00000")
 HINT = (
     'fedjax-sim list algorithms NAME tells all of one, --tag "client state" picks, --bibtex cites; '
     'or name "package.module:function" of your own'
@@ -31,9 +32,9 @@ def show_all(to: Console, tag: str | None = None) -> None:
         chosen = {n: e for n, e in family.items() if tag is None or tag in e.tags}
         if not chosen:
             continue
-        table.add_row(Text(title, style="bold"), "", "", "")
+        table.add_row("", Text(title.upper(), style="bold"), "", "")  # the widest column
         for name, entry in chosen.items():
-            table.add_row(f"  {name}", Text(entry.doc), Text(_defaults(entry)), _source(entry))
+            table.add_row(name, Text(entry.doc), Text(_defaults(entry)), _short(entry))
         shown += len(chosen)
     if not shown:
         tags = ", ".join(sorted({t for e in ALGORITHMS.values() for t in e.tags}))
@@ -95,7 +96,13 @@ def _defaults(entry: Entry) -> str:
     return ", ".join(f"{n}={p.default}" for n, p in own.items()) or "-"
 
 
+def _short(entry: Entry) -> str:
+    """The source where there is room for it, else its year."""
+    found = _source(entry)
+    return found if len(found) <= _ROOM or entry.paper is None else f"{entry.paper.year}, doi"
+
+
 def _source(entry: Entry) -> str:
     if entry.paper is None:
         return "-"
-    return f"arXiv:{entry.paper.arxiv}" if entry.paper.arxiv else str(entry.paper.year)
+    return f"arXiv:{entry.paper.arxiv}" if entry.paper.arxiv else f"doi:{entry.paper.doi}"

@@ -128,7 +128,9 @@ def drift_watch(
         values: dict[str, Array] = {}
         if DIRECTIONS in moment.info.trees:
             directions = moment.info.trees[DIRECTIONS]
-            values["drift_alignment"] = alignment(directions, moment.before, moment.after)
+            common = _common(directions, moment.before, moment.after)
+            if common:
+                values["drift_alignment"] = alignment(directions, common)
             state = _with_panel(state, moment.info.scalars)
             values["drift_cohort_size"] = capped(state.variance, state.shared)
         if clients:
@@ -168,18 +170,31 @@ def _with_panel(state: DriftState, scalars: dict[str, Array]) -> DriftState:
     )
 
 
-def alignment(directions: Directions, before: Model, after: Model) -> Array:
+Leaves = list[tuple[Array, Array, Array]]
+
+
+def _common(directions: Directions, before: Model, after: Model) -> Leaves:
+    """`(clients' total, before, after)` of each leaf that is reported and is the model's own.
+
+    Some report a part of the model; some (LoRA) what the model is made from, and no leaf of it.
+    """
+    told = dict(jax.tree.leaves_with_path(directions.total))
+    ends = zip(jax.tree.leaves_with_path(before.params), jax.tree.leaves(after.params), strict=True)
+    leaves = [(told.get(path), old, new) for (path, old), new in ends]
+    return [
+        (total, old, new)
+        for total, old, new in leaves
+        if total is not None and total.shape[total.ndim - old.ndim :] == old.shape
+    ]
+
+
+def alignment(directions: Directions, leaves: Leaves) -> Array:
     """Mean cosine of the clients' updates with the server's step, `before - after`.
 
     Args:
       directions: the clients'.
-      before: the model that the round started from.
-      after: the model that it ended with.
+      leaves: `(total, before, after)` of each leaf.
     """
-    leaves = zip(
-        *(jax.tree.leaves(t) for t in (directions.total, before.params, after.params)),
-        strict=True,
-    )
     along, square = jnp.zeros(()), jnp.zeros(())
     for total, old, new in leaves:
         step = wide(old) - wide(new)

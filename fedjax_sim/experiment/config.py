@@ -215,6 +215,8 @@ def _leave_behind(
     if entry is not None and _renamed(ALGORITHM, file, overrides):
         stale = () if entry.batches else BATCH_FIELDS
         stale += () if entry.schedule else ("schedule",)
+        tuned = entry.client_rate is not None and file == read(None)
+        stale += ("learning_rate",) if tuned else ()  # for the algorithm of the bundled file
         gone += [_drop(kept, overrides, "client", key) for key in stale]
         if not entry.server and "server" not in overrides and kept.pop("server", None):
             gone.append("server")

@@ -228,9 +228,10 @@ def prepare(
     algorithm = bind(recipe, bound, plan, mesh, panel=panel)
     chunk = settings.chunk or choose_chunk(model, federation, sampler.size, settings)
     row = _row_shapes(algorithm, model, federation.n_clients, numbers)
-    where = hold_here(settings)
     if rows_away:
         where = place_rows(settings, row, federation.n_clients, sampler.size, plan.devices)
+    else:
+        where = hold_here(settings)
     if where != DEVICE and not foretells(sampler, jax.random.key(0), federation.n_clients):
         chunk = 1
     elif where != DEVICE and settings.chunk is None:

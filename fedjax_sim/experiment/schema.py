@@ -25,6 +25,7 @@ from fedjax_sim.experiment.sections import (
 SECTIONS = (
     *("data", "model", "task", "algorithm", "client", "run", "diagnosis", "policy", "plan"),
 )
+_RATE = 0.1
 _PARTITION_DEFAULTS = {"clients": 100, "alpha": 0.3}
 _METRICS: dict[str, Any] = {"metrics": (list[str], [])}
 
@@ -94,7 +95,7 @@ def _client_model(entry: Entry) -> type[Strict]:
     """[client] as this algorithm takes it, its default rate put in."""
     left_out = (() if entry.batches else BATCH_FIELDS) + (() if entry.schedule else ("schedule",))
     if not left_out:
-        rate = (float, Field(entry.client_rate, gt=0))
+        rate = (float, Field(entry.client_rate or _RATE, gt=0))
         return create_model("client", __base__=Client, learning_rate=rate)
     kept: dict[str, Any] = {
         name: (field.annotation, field)

@@ -83,6 +83,18 @@ def test_a_renamed_piece_leaves_behind_what_it_does_not_take() -> None:
     )
 
 
+def test_an_algorithm_brings_its_own_rate_to_the_bundled_experiment_only() -> None:
+    bundled = config.read(None)
+    mine = bundled | {"model": {"name": "logistic"}}
+    named = {"algorithm": {"name": "scaffold"}}
+    found = config.resolve(bundled, named)
+    assert found.client.learning_rate == 0.1
+    assert "client.learning_rate of the file is left out" in found.notes
+    assert config.resolve(mine, named).client.learning_rate == 0.2
+    given = named | {"client": {"learning_rate": 0.3}}
+    assert config.resolve(bundled, given).client.learning_rate == 0.3
+
+
 def test_an_override_is_never_left_behind() -> None:
     with pytest.raises(InputError, match=r"algorithm\.mu = 0\.5"):
         resolve({"algorithm.name": "fedavg", "algorithm.mu": 0.5})
@@ -126,6 +138,7 @@ def test_the_resolved_plan_and_cohort_are_written() -> None:
         "lanes": 3,
         "devices": 1,
         "chunk": 7,
+        "client_state": "auto",
         "lowering": True,
         "float64": False,
     }
