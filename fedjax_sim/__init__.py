@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedjax_sim.experiment.cite import cite
     from fedjax_sim.experiment.compare import compare
     from fedjax_sim.experiment.critical import probe_run as probe
+    from fedjax_sim.experiment.evaluation import Evaluation
     from fedjax_sim.experiment.explain import explain
     from fedjax_sim.experiment.group import group
     from fedjax_sim.experiment.interrupt import Interrupted
@@ -49,6 +50,7 @@ _MODULES = {
 _NAMES = {
     "Batches": "fedjax_sim.data.batching",
     "Diagnosis": "fedjax_sim.experiment.settings",
+    "Evaluation": "fedjax_sim.experiment.evaluation",
     "Federation": "fedjax_sim.data.federated",
     "InputError": "fedjax_sim.core.checks",
     "Interrupted": "fedjax_sim.experiment.interrupt",
@@ -74,6 +76,7 @@ _NAMES = {
 __all__ = [
     "Batches",
     "Diagnosis",
+    "Evaluation",
     "Federation",
     "InputError",
     "Interrupted",

@@ -72,7 +72,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "feddf": [{"distill_rate": r} for r in (1e-4, 1e-3)],
 }
 BEST: dict[str, tuple[float, dict[str, Any]]] = {
-    "alone": (0.2, {}),
+    "alone": (0.1, {}),
     "fedmd": (0.1, {"digest_steps": 20, "match": "absolute"}),
     "fedproto": (0.1, {"strength": 3.0, "predict": "prototypes"}),
     "feddf": (0.1, {"distill_rate": 1e-3}),

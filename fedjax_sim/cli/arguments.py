@@ -18,7 +18,7 @@ _RUN_EPILOG = """\
 overrides:
   Every field of an experiment can be set as --section.key VALUE (or =VALUE). Values are
   TOML; a bare word is text. Sections: data, data.partition, data.plant, model, task, algorithm,
-  client, server, run, diagnosis, policy, systems, plan. A piece of your own is named
+  client, server, run, evaluation, diagnosis, policy, systems, plan. A piece of your own is named
   "package.module:function".
 
 examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,7 +17,7 @@ FIELD = "algorithm.public"
 
 
 def public_set(public: Any) -> np.ndarray:
-    """Public inputs as an array `[Q, ...]`.
+    """Public inputs as an array `[Q, ...]`, no wider than jax computes.
 
     Raises:
       InputError: where there are none, or nonsense.
@@ -29,7 +30,7 @@ def public_set(public: Any) -> np.ndarray:
         raise InputError(FIELD, f"an array of shape {array.shape}", remedy)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(FIELD, "NaN or infinity", "must be finite")
-    return array
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def public_window(x: np.ndarray, wanted: Array) -> ClientData:

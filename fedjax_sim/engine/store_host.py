@@ -16,13 +16,12 @@ Leaves = Sequence[np.ndarray]
 
 
 class Rows(Protocol):
-    """N rows outside the device, of which those never written cost nothing.
+    """N rows outside the device, of which those never written cost nothing."""
 
-    Attributes:
-      written: bool `[N]`, which rows were ever written; the others may not be read.
-    """
-
-    written: np.ndarray
+    @property
+    def written(self) -> np.ndarray:
+        """Bool `[N]`, which rows were ever written; the others may not be read."""
+        ...
 
     def read(self, ids: np.ndarray, into: Leaves, at: np.ndarray) -> None:
         """Copy rows `ids` `[n]` into places `at` `[n]` of leaves `[U, ...]`."""

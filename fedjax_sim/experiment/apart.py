@@ -8,12 +8,12 @@ import numpy as np
 
 from fedjax_sim.core.types import Array, Member, PyTree
 from fedjax_sim.data.batching import DeviceShards
-from fedjax_sim.engine import evaluate
 from fedjax_sim.engine.mesh import place
 from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment.client_rows import ClientRows
+from fedjax_sim.experiment.evaluation import forms
 from fedjax_sim.experiment.prepare import Prepared
-from fedjax_sim.experiment.probe import spreads
+from fedjax_sim.experiment.probe import evaluate_forms, spreads
 
 
 class Apart:
@@ -30,7 +30,7 @@ class Apart:
         self._prepared, self._rows = prepared, rows
         self._host, self._placed = prepared.apart, None
         self._sums = jax.jit(self._sums_of)
-        self._spreads = jax.jit(lambda sums: spreads(sums, prepared.groups))
+        self._spreads = jax.jit(lambda sums: spreads(sums, prepared.groups, prepared.unseen))
 
     def due(self, done: int) -> bool:
         """Whether round `done` (from 1) is one after which models are evaluated."""
@@ -75,16 +75,15 @@ class Apart:
         train: DeviceShards,
     ) -> dict[str, Array]:
         p, done = self._prepared, jnp.maximum(round_index - 1, 0)
-        _, sums = evaluate.evaluate_clients(
-            p.algorithm,
+        return evaluate_forms(
+            forms(p.algorithm, p.task, p.settings.evaluation),
             p.task,
             algorithm,
             rows,
             own.at(done),
             train.at(done),
-            plan=p.plan,
-            mesh=p.mesh,
-            batch_size=min(p.settings.eval_batch_size, own.longest),
-            members=Member(ids, present, jnp.zeros_like(ids), jnp.ones(ids.shape)),
+            p.plan,
+            p.mesh,
+            min(p.settings.eval_batch_size, own.longest),
+            Member(ids, present, jnp.zeros_like(ids), jnp.ones(ids.shape)),
         )
-        return sums

@@ -10,6 +10,7 @@ from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.experiment.evaluation import Evaluation
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.run_result import Run
 from fedjax_sim.experiment.session import OnProgress, Progress, Session
@@ -46,6 +47,7 @@ def run(
     diagnosis: Diagnosis = Diagnosis(),  # noqa: B008 - frozen
     policy: Policy = Policy(),  # noqa: B008 - frozen
     systems: Systems | None = None,
+    evaluation: Evaluation | None = None,
     groups: Any = None,
 ) -> Run:
     """Train a recipe on a federation.
@@ -80,6 +82,8 @@ def run(
         `Policy(stop_on=("converged",))` or `Policy(on_trouble="restore")`.
       systems: devices, links and a virtual clock, such as
         `Systems(select="tiers", dropout=0.1)`; records then carry `virtual_time_s`.
+      evaluation: `Evaluation(unseen=0.2, adapt_epochs=5)` keeps a fifth of the clients out of
+        training and evaluates all after local training too.
       groups: int `[N]`, each client's group, for diagnosis by group; those planted in the
         federation by default.
 
@@ -110,6 +114,7 @@ def run(
         diagnosis=diagnosis,
         policy=policy,
         systems=systems,
+        evaluation=evaluation or Evaluation(),
     )
     session = Session(
         recipe,

@@ -20,6 +20,7 @@ from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.experiment import config, optimizers
 from fedjax_sim.experiment.build_task import make_model, make_task, model_table, task_table, within
 from fedjax_sim.experiment.config import Experiment, Table
+from fedjax_sim.experiment.evaluation import Evaluation
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, TASK, Piece
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.sections import BATCH_FIELDS
@@ -203,6 +204,8 @@ def _settings(experiment: Experiment, data: Federation) -> Settings:
     values["policy"] = Policy(**experiment.policy.model_dump())
     if experiment.systems is not None:
         values["systems"] = Systems(**experiment.systems.model_dump())
+    if experiment.evaluation is not None:
+        values["evaluation"] = Evaluation(**experiment.evaluation.model_dump())
     for name in _PLAN_FIELDS:
         value = getattr(plan, name)
         values[name] = None if value == "auto" else value

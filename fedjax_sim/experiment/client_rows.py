@@ -93,7 +93,7 @@ class ClientRows:
         self._now = found
         if upcoming and self._foretells:
             self._next = self._fetch(found.sampler, begin + rounds, upcoming, found.ids)
-        ids = np.full(self.capacity, NOBODY, np.int32)
+        ids: Any = np.full(self.capacity, NOBODY, np.int32)
         ids[: len(found.ids)] = found.ids
         pool = Pool(ids, jax.tree.unflatten(jax.tree.structure(self.row), found.leaves))
         return place(pool, self._prepared.mesh)

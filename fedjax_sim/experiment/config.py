@@ -1,8 +1,8 @@
 """Experiment files: read, overridden, validated once, and written out resolved.
 
 A file has the sections [data] with [data.partition] and [data.plant], [model], [task],
-[algorithm], [client], [server], [run], [diagnosis], [policy], [systems] and [plan]. `resolve`
-gives an `Experiment`; its `to_toml` alone runs again.
+[algorithm], [client], [server], [run], [diagnosis], [policy], [systems],
+[evaluation] and [plan]. `resolve` gives an `Experiment`; its `to_toml` alone runs again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from fedjax_sim.core.checks import InputError
 from fedjax_sim.experiment import pieces, schema
 from fedjax_sim.experiment.messages import MISSING, explain
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, Piece
-from fedjax_sim.experiment.sections import BATCH_FIELDS, Diagnosis, Plan, Policy, Run, Systems
+from fedjax_sim.experiment.sections import (
+    BATCH_FIELDS,
+    Diagnosis,
+    Evaluation,
+    Plan,
+    Policy,
+    Run,
+    Systems,
+)
 
 DEFAULT = Path(__file__).with_name("default.toml")
 Table = dict[str, Any]
@@ -43,6 +51,7 @@ class Experiment:
       diagnosis: the validated [diagnosis].
       policy: the validated [policy].
       systems: the validated [systems], or None.
+      evaluation: the validated [evaluation], or None.
       plan: the validated [plan].
       notes: what a person should be told: keys that a renamed piece left behind.
     """
@@ -56,6 +65,7 @@ class Experiment:
     policy: Policy
     plan: Plan
     systems: Systems | None = None
+    evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()
 
     def params(self, section: str) -> Table:
@@ -172,6 +182,7 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
         diagnosis=valid.diagnosis,
         policy=valid.policy,
         systems=valid.systems,
+        evaluation=valid.evaluation,
         plan=valid.plan,
         notes=tuple(notes),
     )

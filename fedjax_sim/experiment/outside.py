@@ -45,7 +45,8 @@ class Outside:
         n, row = prepared.federation.n_clients, prepared.row
         self._prepared, self._rows = prepared, ClientRows(prepared, row, rows_at)
         u = self._rows.capacity
-        self.pool_shapes = Pool(jax.ShapeDtypeStruct((u,), np.int32), with_axis(row, u))
+        ids: Any = jax.ShapeDtypeStruct((u,), np.int32)
+        self.pool_shapes = Pool(ids, with_axis(row, u))
         self.kept_shapes = index_shapes(n)
         self._apart = None if prepared.apart is None else Apart(prepared, self._rows)
         each, settings = tree.n_bytes(row), prepared.settings

@@ -28,9 +28,11 @@ from fedjax_sim.engine.lane_shapes import lane_shapes
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState, init_run, make_simulate
 from fedjax_sim.experiment import diagnosis
+from fedjax_sim.experiment.evaluation import strangers
 from fedjax_sim.experiment.probe import ProbeData, make_probe, probe_data, shards_for_device
 from fedjax_sim.experiment.row_place import hold_here, place_rows, rounds_at_most
 from fedjax_sim.experiment.settings import DEVICE, Settings, next_stop
+from fedjax_sim.sampling.subset import among
 from fedjax_sim.sampling.uniform import uniform, with_stragglers
 
 _MOST_ROUNDS = 25
@@ -93,6 +95,12 @@ class Prepared:
     def key(self) -> Array:
         """The run's key."""
         return jax.random.key(self.settings.seed)
+
+    @functools.cached_property
+    def unseen(self) -> np.ndarray | None:
+        """Who never takes part, bool `[N]`; None for nobody."""
+        n = self.federation.n_clients
+        return strangers(self.settings.evaluation, n, self.settings.seed)
 
     @property
     def rows_here(self) -> bool:
@@ -175,7 +183,16 @@ class Prepared:
     def probe(self) -> Callable[..., dict[str, Array]]:
         """What evaluation rounds measure; jitted, so that its one trace serves every caller."""
         batch = self.settings.eval_batch_size
-        made = make_probe(self.algorithm, self.task, self.plan, self.mesh, batch, self.groups)
+        made = make_probe(
+            self.algorithm,
+            self.task,
+            self.plan,
+            self.mesh,
+            batch,
+            self.groups,
+            evaluation=self.settings.evaluation,
+            unseen=self.unseen,
+        )
         return jax.jit(made, inline=True)
 
 
@@ -359,7 +376,9 @@ def _sampler(
     """Who takes part, and K, the reports that a round waits for."""
     n = federation.n_clients
     wanted = recipe.cohort or settings.cohort or min(10, n)
-    if sampler is None:
+    if settings.evaluation.unseen:
+        own = _among_the_seen(recipe, settings, wanted, n, sampler)
+    elif sampler is None:
         own = uniform(wanted, n)
     elif sampler.size != (settings.cohort or sampler.size):
         remedy = f"must be left out, or be the sampler's {sampler.size}"
@@ -384,6 +403,25 @@ def _sampler(
     if settings.stragglers > 0:
         own = with_stragglers(own, settings.stragglers, drop=settings.drop_stragglers)
     return own, wanted
+
+
+def _among_the_seen(
+    recipe: Recipe, settings: Settings, wanted: int, n: int, sampler: Sampler | None
+) -> Sampler:
+    """Cohorts of those who are not kept for evaluation."""
+    name, share = "evaluation.unseen", settings.evaluation.unseen
+    if recipe.cohort:
+        raise InputError(name, share, f"must be 0: {recipe.name} trains on everyone's examples")
+    if sampler is not None or settings.systems is not None:
+        remedy = "must be 0 beside systems and samplers of one's own: these say who takes part"
+        raise InputError(name, share, remedy)
+    unseen = strangers(settings.evaluation, n, settings.seed)
+    assert unseen is not None
+    seen = np.flatnonzero(~unseen)
+    if wanted > len(seen):
+        remedy = f"leaves {len(seen)} of {n} clients to take part, and the cohort is {wanted}"
+        raise InputError(name, share, remedy)
+    return among(uniform(wanted, len(seen)), seen, n)
 
 
 def _start(init: Any, like: Model) -> Model:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fedjax_sim.core.contracts import Algorithm, Task
-from fedjax_sim.core.types import Array
+from fedjax_sim.core.types import Array, Member, PyTree
 from fedjax_sim.data.batching import DeviceShards
 from fedjax_sim.data.federated import Federation, Shards
 from fedjax_sim.diagnostics import fairness
@@ -18,6 +18,7 @@ from fedjax_sim.engine import evaluate
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment.direction import better
+from fedjax_sim.experiment.evaluation import Evaluation, forms
 from fedjax_sim.experiment.settings import Settings
 
 
@@ -32,12 +33,14 @@ class ProbeData(NamedTuple):
       owner: int32 `[e]`, whose examples the first e rows of `shared` are; None for none.
       personal: every client's own test examples, where clients have models of their own or
         their examples change with the round.
+      fitted: the same where the model is shared, and clients adapt it for an evaluation.
     """
 
     shared: DeviceShards | None
     central: DeviceShards | None
     owner: Array | None
     personal: DeviceShards | None
+    fitted: DeviceShards | None = None
 
 
 def shards_for_device(shards: Shards) -> DeviceShards:
@@ -69,11 +72,13 @@ def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings)
         shared = None if central is None else _flat([central], settings)
         return ProbeData(shared, None, None, personal)
     owner: Any = np.repeat(np.arange(len(own.sizes), dtype=np.int32), own.sizes)
-    mine = own.in_order()
+    mine, fitted = own.in_order(), None
+    if settings.evaluation.adapt_epochs:
+        fitted = shards_for_device(own)
     if central is None or not _alike(mine, central):
         other = None if central is None else _flat([central], settings)
-        return ProbeData(_flat([mine], settings), other, owner, None)
-    return ProbeData(_flat([mine, central], settings), None, owner, None)
+        return ProbeData(_flat([mine], settings), other, owner, None, fitted)
+    return ProbeData(_flat([mine, central], settings), None, owner, None, fitted)
 
 
 def _flat(parts: list[tuple[Any, Any]], settings: Settings) -> DeviceShards:
@@ -94,6 +99,9 @@ def make_probe(
     mesh: Mesh,
     batch_size: int,
     groups: np.ndarray | None = None,
+    *,
+    evaluation: Evaluation = Evaluation(),  # noqa: B008 - frozen
+    unseen: np.ndarray | None = None,
 ) -> Callable[[Array, RunState, DeviceShards, ProbeData], dict[str, Array]]:
     """A function `(key, RunState, train, ProbeData) -> {name: scalar}` for `make_simulate`.
 
@@ -102,6 +110,7 @@ def make_probe(
     over clients that hold test examples, each with the model it would use; and `group_*_min`
     (`_max` of a loss) and `group_*_gap` over the means of clients' groups. Where data change
     with the round, all are of the round just done, but clients count in their first group.
+    For `client_adapted_*` and `unseen_*` see `Evaluation`.
 
     Args:
       algorithm: gives the models.
@@ -110,7 +119,10 @@ def make_probe(
       mesh: the plan's devices.
       batch_size: examples an evaluation step, for clients' own models.
       groups: int `[N]`, each client's group, or None.
+      evaluation: what is asked beside.
+      unseen: bool `[N]`, who never takes part, or None.
     """
+    asked = forms(algorithm, task, evaluation)
 
     def shared(state: RunState, n: int, data: DeviceShards, owner: Array | None) -> Any:
         assert algorithm.global_model is not None
@@ -123,21 +135,16 @@ def make_probe(
             values |= {f"test_{name}": value for name, value in central.items()}
         if owner is None:
             return values
-        return values | spreads(evaluate.by_owner(each, owner, n), groups)
+        return values | spreads(evaluate.by_owner(each, owner, n), groups, unseen)
 
-    def personal(state: RunState, train: DeviceShards, data: DeviceShards) -> dict[str, Array]:
-        _, sums = evaluate.evaluate_clients(
-            algorithm,
-            task,
-            state.algorithm,
-            state.rows,
-            data,
-            train,
-            plan=plan,
-            mesh=mesh,
-            batch_size=min(batch_size, data.longest),
+    def personal(
+        state: RunState, train: DeviceShards, data: DeviceShards, asked: dict[str, Algorithm]
+    ) -> dict[str, Array]:
+        size = min(batch_size, data.longest)
+        sums = evaluate_forms(
+            asked, task, state.algorithm, state.rows, data, train, plan, mesh, size
         )
-        return spreads(sums, groups)
+        return spreads(sums, groups, unseen)
 
     def probe(
         key: Array, state: RunState, train: DeviceShards, data: ProbeData
@@ -150,14 +157,77 @@ def make_probe(
             values |= shared(state, train.n_clients, data.shared, data.owner)
         if data.central is not None:
             values |= shared(state, train.n_clients, data.central, None)
+        if data.fitted is not None:
+            after = {prefix: form for prefix, form in asked.items() if prefix}
+            values |= personal(state, train, data.fitted, after)
         own = data.personal
-        return values if own is None else values | personal(state, train, own.at(done))
+        return values if own is None else values | personal(state, train, own.at(done), asked)
 
     return probe
 
 
-def spreads(sums: dict[str, Array], groups: np.ndarray | None) -> dict[str, Array]:
-    """How the metrics fall on clients and groups, from `{metric_sum, metric_count: [N]}`."""
+def evaluate_forms(
+    asked: dict[str, Algorithm],
+    task: Task,
+    state: PyTree,
+    rows: PyTree,
+    data: DeviceShards,
+    train: DeviceShards,
+    plan: Plan,
+    mesh: Mesh,
+    batch_size: int,
+    members: Member | None = None,
+) -> dict[str, Array]:
+    """Sums by client of each form of an algorithm, `{prefix metric_sum, ...: [N]}`.
+
+    Args:
+      asked: what `evaluation.forms` gave; all else goes to `engine.evaluate.evaluate_clients`.
+      task: gives the metrics.
+      state: the algorithm's.
+      rows: client states.
+      data: what clients are evaluated on.
+      train: their training windows.
+      plan: lanes and devices.
+      mesh: the plan's devices.
+      batch_size: examples a step.
+      members: whom, or None for all.
+    """
+    found: dict[str, Array] = {}
+    for prefix, form in asked.items():
+        _, sums = evaluate.evaluate_clients(
+            form,
+            task,
+            state,
+            rows,
+            data,
+            train,
+            plan=plan,
+            mesh=mesh,
+            batch_size=batch_size,
+            members=members,
+        )
+        found |= {f"{prefix}{name}": value for name, value in sums.items()}
+    return found
+
+
+def spreads(
+    sums: dict[str, Array], groups: np.ndarray | None, unseen: np.ndarray | None = None
+) -> dict[str, Array]:
+    """How the metrics fall on clients and groups, from `{metric_sum, metric_count: [N]}`.
+
+    Where some are `unseen`, bool `[N]`, what is told of clients and groups leaves them out, and
+    the same is told of them alone as `unseen_*`.
+    """
+    if unseen is None:
+        return _spreads("client", sums, groups)
+    seen, others = (
+        {n: jnp.where(who, v, 0) for n, v in sums.items()}
+        for who in (jnp.asarray(~unseen), jnp.asarray(unseen))
+    )
+    return _spreads("client", seen, groups) | _spreads("unseen", others, None)
+
+
+def _spreads(whose: str, sums: dict[str, Array], groups: np.ndarray | None) -> dict[str, Array]:
     names = [n.removesuffix("_sum") for n in sums if n.endswith("_sum")]
     if not names:
         return {}
@@ -165,7 +235,7 @@ def spreads(sums: dict[str, Array], groups: np.ndarray | None) -> dict[str, Arra
     of_client = {n: sums[f"{n}_sum"] / jnp.maximum(sums[f"{n}_count"], 1) for n in names}
     signs = {n: better(n) for n in names}
     found = fairness.spreads(of_client, holds, signs)
-    values = {f"client_{n}_{what}": v for n in names for what, v in found[n].items()}
+    values = {f"{whose}_{n}_{what}": v for n in names for what, v in found[n].items()}
     if groups is not None:
         kinds, ids = np.unique(groups, return_inverse=True)
         for n in names:

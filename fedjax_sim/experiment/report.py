@@ -15,12 +15,16 @@ _METRICS = {
     "client_accuracy_mean": "clients' accuracy, mean",
     "client_accuracy_worst10": "clients' accuracy, worst 10 %",
     "client_accuracy_jain": "clients' accuracy, Jain's index",
+    "client_adapted_accuracy_mean": "clients' accuracy, adapted",
+    "unseen_accuracy_mean": "unseen clients' accuracy, mean",
+    "unseen_adapted_accuracy_mean": "unseen clients' accuracy, adapted",
     "group_accuracy_min": "worst group's accuracy",
     "client_loss_mean": "clients' loss, mean",
     "train_loss": "train loss",
 }
 _NOT_METRICS = {"uplink_bytes", "downlink_bytes", "cohort_present", "client_steps"}
 _OF_CLIENTS = ("_p10", "_p50", "_p90", "_std", "_worst10", "_cvar", "_jain", "_gini")
+_SOURCES = ("test_", "client_", "unseen_")
 _WIDTH = 78
 
 
@@ -90,7 +94,7 @@ def _metrics(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -
     table.add_column("metric")
     for title in ("final", "best", "at round"):
         table.add_column(title, justify="right")
-    others = [n for n in final if n.startswith(("test_", "client_")) and n not in _METRICS]
+    others = [n for n in final if n.startswith(_SOURCES) and n not in _METRICS]
     others = [n for n in others if n not in _NOT_METRICS and not n.startswith(("client_accuracy",))]
     others = [n for n in others if not n.endswith(_OF_CLIENTS)]
     for name in [*_METRICS, *others]:

@@ -13,6 +13,7 @@ from fedjax_sim.experiment.sections import (
     BATCH_FIELDS,
     Client,
     Diagnosis,
+    Evaluation,
     Optimizer,
     Plan,
     Policy,
@@ -51,6 +52,7 @@ def experiment_model(raw: Mapping[str, Any], found: Mapping[str, Piece]) -> type
         "diagnosis": (Diagnosis, ...),
         "policy": (Policy, ...),
         "systems": (Systems | None, None),
+        "evaluation": (Evaluation | None, None),
         "plan": (Plan, ...),
     }
     if not entry.server:

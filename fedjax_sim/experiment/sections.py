@@ -305,6 +305,15 @@ class Systems(Strict):
     correlate_with: Literal["size", "group"] = "size"
 
 
+class Evaluation(Strict):
+    """Clients after local training, and clients that never take part; see `Evaluation`."""
+
+    unseen: float = Field(0.0, ge=0, lt=1)
+    adapt_epochs: int = Field(0, ge=0)
+    adapt_rate: float = Field(0.05, gt=0)
+    adapt_batch_size: int = Field(10, ge=1)
+
+
 class Policy(Strict):
     """What a run does about its own course; see `policy.Policy`."""
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from fedjax_sim.core.checks import InputError, choice, integer, number
+from fedjax_sim.experiment.evaluation import Evaluation
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.systems import Systems
 
@@ -82,6 +83,7 @@ class Settings:
       diagnosis: what is watched.
       policy: what the run does about its own course.
       systems: devices, links and a virtual clock; None: no time is simulated.
+      evaluation: clients after local training, and clients that never take part.
     """
 
     rounds: int = 100
@@ -103,6 +105,7 @@ class Settings:
     diagnosis: Diagnosis = Diagnosis()
     policy: Policy = Policy()  # noqa: RUF009 - frozen
     systems: Systems | None = None
+    evaluation: Evaluation = Evaluation()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         integer("seed", self.seed, least=0, most=2**32 - 1)
@@ -122,7 +125,7 @@ class Settings:
         for name in ("client_eval", "lowering", "float64", "drop_stragglers"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(name, getattr(self, name), "must be true or false")
-        kinds = {"diagnosis": Diagnosis, "policy": Policy}
+        kinds = {"diagnosis": Diagnosis, "policy": Policy, "evaluation": Evaluation}
         kinds |= {} if self.systems is None else {"systems": Systems}
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
