@@ -107,15 +107,12 @@ def tilted(tilt: str, *, stretch: str | None = None, collect: Sequence[str] = ()
         return tree.add(_at(a, peak), _at(b, peak))._replace(peak=peak)
 
     def finalize(acc: TiltedAcc) -> Aggregate:
-        safe = jnp.where(acc.weight == 0, 1, acc.weight)
-        longer = jnp.where(acc.stretched == 0, 1, acc.stretched)
-        update = jax.tree.map(lambda t: t / safe.astype(t.dtype), acc.total)
+        update = _over(acc.total, acc.weight)
         if stretch:
-            params = jax.tree.map(lambda t: t / longer.astype(t.dtype), acc.total.params)
-            update = Model(params, update.state)
+            update = Model(_over(acc.total.params, acc.stretched), update.state)
         many = jnp.square(acc.weight) / jnp.where(acc.square == 0, 1, acc.square)
-        weight = jnp.where(acc.weight == 0, 0, acc.plain)
-        return Aggregate(update, weight, acc.heard, {"effective_clients": many} | acc.rows)
+        known = jnp.where(acc.weight == 0, 0, acc.plain)
+        return Aggregate(update, known, acc.heard, {"effective_clients": many} | acc.rows)
 
     def held(report: Report, k: int) -> int:
         each = sum(tree.n_bytes(v) for v in _taken(report, collect).values())
@@ -147,3 +144,9 @@ def _taken(report: Report, names: Sequence[str]) -> dict[str, Array]:
 
 def _floating(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+
+
+def _over(total: PyTree, by: Array) -> PyTree:
+    """Leafwise `total / by`, and `total` where that is 0."""
+    safe = jnp.where(by == 0, 1, by)
+    return jax.tree.map(lambda t: t / safe.astype(t.dtype), total)

@@ -13,6 +13,7 @@ from fedjax_sim.aggregation.tilted import tilted
 from fedjax_sim.clients.fair import LOSS, TILT, sharing
 from fedjax_sim.clients.sgd import Weighting, local
 from fedjax_sim.core.checks import InputError, number
+from fedjax_sim.core.contracts import ServerUpdate
 from fedjax_sim.core.types import Array, Model
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import Recipe, compose, recipe
@@ -55,8 +56,7 @@ def afl(
       all.
     """
     number("algorithm.lambda_rate", lambda_rate, least=0)
-    ids = _domains(groups)
-    table = None if ids is None else np.asarray(ids, np.int32)
+    table = _domains(groups)
     count = None if table is None else int(table.max()) + 1
 
     def domain_of(client: Array) -> Array:
@@ -65,12 +65,14 @@ def afl(
     trained = local(optimizer, batches, weighting=weighting)
     client = sharing(trained, domain_of, alone=table is None)
     rows = (LOSS, "group")
-    fold = (
-        tilted(TILT, collect=rows)
-        if count is None
-        else balanced(count, share="share", collect=rows)
-    )
+    by_client = tilted(TILT, collect=rows)
+    fold = balanced(count, share="share", collect=rows) if count else by_client
     updater = server_agnostic(server, lambda_rate, domain_of, domains=count, loss=LOSS)
+    return compose(client, fold, _for_as_many(updater, table))
+
+
+def _for_as_many(updater: ServerUpdate, table: np.ndarray | None) -> ServerUpdate:
+    """The server, which refuses a population that the table does not fit."""
 
     def init(model: Model, n_clients: int) -> AgnosticState:
         if table is not None and len(table) != n_clients:
@@ -78,7 +80,7 @@ def afl(
             raise InputError("algorithm.groups", f"{len(table)} of them", remedy)
         return updater.init(model, n_clients)
 
-    return compose(client, fold, updater._replace(init=init))
+    return updater._replace(init=init)
 
 
 def _domains(groups: Any) -> np.ndarray | None:
@@ -87,4 +89,4 @@ def _domains(groups: Any) -> np.ndarray | None:
     ids = np.asarray(groups)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids) or ids.min() < 0:
         raise InputError("algorithm.groups", groups, "must be one whole number from 0 a client")
-    return ids
+    return ids.astype(np.int32)

@@ -68,16 +68,9 @@ def grouped(
     client = local(optimizer, batches, weighting=weighting)
     if ids is not None:
         return _of_known(client, groups, ids, rates, server)
-    updater = server_regroup(
-        server,
-        groups,
-        dim=sketch,
-        warmup=warmup,
-        every=every,
-        separation=separation,
-        grouper=grouper,
-        rates=rates,
-    )
+    times = {"warmup": warmup, "every": every}
+    kernel = {"dim": sketch, "separation": separation, "grouper": grouper}
+    updater = server_regroup(server, groups, rates=rates, **times, **kernel)
     return compose(
         in_group(client, by_sketch(sketch)),
         mean_by_group(groups, collect=("client", "sketch", "group")),

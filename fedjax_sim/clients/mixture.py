@@ -148,8 +148,7 @@ def mixture(
             weight = weigh(weighting, data.size, steps(ctx, data) - first(data), ctx)
             group = jnp.argmax(pi).astype(jnp.int32)
             aux = {"loss_sum": work.loss_sum, "loss_count": work.loss_count, "group": group}
-            update = tree.sub(received, work.models)
-            said = Report(update, weight, jnp.zeros((), jnp.int32), aux)
+            said = Report(tree.sub(received, work.models), weight, jnp.zeros((), jnp.int32), aux)
             return said, Shares(pi, row.rounds + 1)
 
         return ClientUpdate(init, steps, start, step, finish)

@@ -121,21 +121,7 @@ def server_regroup(
         begun = base.init(model, n_clients)
         _check_grouper(rule, n_clients, d, m)
         with_rates(begun, rates)  # refuses wrong ones now; they count once there are groups
-        return RegroupState(
-            groups=begun,
-            ids=jnp.full(n_clients, NONE, jnp.int32),
-            sketches=jnp.zeros((n_clients, d)),
-            seen=jnp.zeros(n_clients, bool),
-            centers=jnp.zeros((m, d)),
-            formed=jnp.zeros((), bool),
-            silhouette=jnp.zeros(()),
-            rounds=jnp.zeros((), jnp.int32),
-            words=jnp.zeros(2, jnp.uint32),
-        )
-
-    def draw(key: Array, of_task: Any, state: RegroupState) -> RegroupState:
-        del of_task
-        return state._replace(words=jax.random.key_data(key).reshape(-1)[-2:].astype(jnp.uint32))
+        return _ungrouped(begun, n_clients, m, d)
 
     def again(rounds: Array) -> Array:
         """Whether a round of this number is one of `every`."""
@@ -153,15 +139,6 @@ def server_regroup(
             state.formed,
             survey,
         )
-
-    def receive(sent: _Sent, member: Member) -> Joining:
-        mine = sent.ids[member.id]
-        newcomer = mine == NONE
-        group = jnp.maximum(mine, 0)
-        shared = sent.survey | newcomer
-        model = tree.where(shared, sent.common, tree.take(sent.models, group))
-        joins = sent.formed & newcomer
-        return Joining(model, group, sent.centers, sent.words, sent.formed, joins)
 
     def update(state: RegroupState, aggregate: Aggregate, key: Array) -> RegroupState:
         surveyed = state.formed & again(state.rounds)
@@ -181,13 +158,45 @@ def server_regroup(
     return ServerUpdate(
         init=init,
         send=send,
-        receive=receive,
+        receive=_receive,
         update=update,
         model=common_model,
         rescale=lambda state, factor: state._replace(groups=rescaled(state.groups, factor)),
-        draw=draw,
+        draw=_draw_words,
         models=lambda state: state.groups.model,
     )
+
+
+def _ungrouped(groups: Any, n: int, m: int, d: int) -> RegroupState:
+    """The state of N clients before any of them was heard."""
+    return RegroupState(
+        groups=groups,
+        ids=jnp.full(n, NONE, jnp.int32),
+        sketches=jnp.zeros((n, d)),
+        seen=jnp.zeros(n, bool),
+        centers=jnp.zeros((m, d)),
+        formed=jnp.zeros((), bool),
+        silhouette=jnp.zeros(()),
+        rounds=jnp.zeros((), jnp.int32),
+        words=jnp.zeros(2, jnp.uint32),
+    )
+
+
+def _draw_words(key: Array, of_task: Any, state: RegroupState) -> RegroupState:
+    """The words that sketches are drawn by."""
+    del of_task
+    return state._replace(words=jax.random.key_data(key).reshape(-1)[-2:].astype(jnp.uint32))
+
+
+def _receive(sent: _Sent, member: Member) -> Joining:
+    """The model of the client's group, or the common one."""
+    mine = sent.ids[member.id]
+    newcomer = mine == NONE
+    group = jnp.maximum(mine, 0)
+    shared = sent.survey | newcomer
+    model = tree.where(shared, sent.common, tree.take(sent.models, group))
+    joins = sent.formed & newcomer
+    return Joining(model, group, sent.centers, sent.words, sent.formed, joins)
 
 
 def _check_grouper(rule: Grouper, n: int, d: int, m: int) -> None:
