@@ -1,6 +1,6 @@
 """HeteroFL's five levels: what mixed widths save in wall time, and what they cost in accuracy.
 
-    python benchmarks/algorithms/heterofl.py --workload digits mnist --seeds 3
+    python benchmarks/algorithms/heterofl.py --workload digits "even digits" mnist --seeds 3
 
 A federation whose clients have levels a to e in equal numbers against one of a alone, the same
 clients, rounds and rates; one lane on one device, so that a local step runs the branch of its
@@ -62,6 +62,11 @@ def digits(seed: int) -> Any:
     return fs.data.digits(fs.partition.dirichlet(clients=100, alpha=0.3), seed=seed)
 
 
+def even_digits(seed: int) -> Any:
+    """Digits on 100 clients, each with a fair share of every label."""
+    return fs.data.digits(fs.partition.iid(clients=100), seed=seed)
+
+
 def mnist(seed: int) -> Any:
     """6,000 of MNIST's examples on 100 clients, evenly, with 2,000 test examples."""
     whole = fs.data.mnist(fs.partition.iid(clients=1), image=True)
@@ -75,6 +80,9 @@ def mnist(seed: int) -> Any:
 WORKLOADS = {
     "digits": Workload(
         digits, fs.models.mlp(1000, 1000), 100, 0.2, {"epochs": 5, "batch_size": 10}
+    ),
+    "even digits": Workload(
+        even_digits, fs.models.mlp(1000, 1000), 100, 0.1, {"epochs": 5, "batch_size": 10}
     ),
     "mnist": Workload(
         mnist, cnn_heterofl(16, 32, 64, 128), 25, 0.1, {"epochs": 2, "batch_size": 20}

@@ -25,7 +25,8 @@ class RowsAcc(NamedTuple):
 def mean_of_rows() -> Aggregator:
     """`sum_i w_ir u_ir / sum_i w_ir` for each row r of tables `[R, F]`, weights `[R]`.
 
-    A row of weight 0 counts for nothing, also when it is NaN; a row that nobody weighs is 0.
+    A row of weight 0 counts for nothing, nor does one that is not finite; a row that nobody weighs
+    is 0.
 
     Returns:
       An aggregator whose `Aggregate.aux` has the rows' total weights. As what comes up also goes
@@ -44,7 +45,8 @@ def mean_of_rows() -> Aggregator:
 
     def accumulate(acc: RowsAcc, reports: Report, rows: Array) -> RowsAcc:
         del rows
-        w, u = reports.weight, reports.update
+        u = reports.update
+        w = jnp.where(jnp.all(jnp.isfinite(u), axis=-1), reports.weight, 0)
         parts = jnp.where(w[..., None] > 0, w[..., None].astype(u.dtype) * u, 0)
         heard = jnp.sum(jnp.any(w > 0, axis=1), dtype=jnp.int32)
         return RowsAcc(

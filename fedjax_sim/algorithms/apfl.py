@@ -32,7 +32,8 @@ def apfl(
     `v <- v - opt(alpha grad f_i(m))`,
     `alpha <- clip(alpha - alpha_rate <v - w, grad f_i(m)>, 0, 1)` with
     `m = alpha v + (1 - alpha) w`. The global model is FedAvg's to the last bit; with
-    `alpha = 0` it is the personal one, with `alpha = 1, alpha_rate = 0` every v_i trains alone.
+    `alpha_rate = 0` and `alpha = 0` it is the personal one, with `alpha = 1` every v_i trains
+    alone.
 
     Args:
       optimizer: client optimizer (optax), or a function of named numbers; both models'.

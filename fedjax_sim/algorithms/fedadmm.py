@@ -45,7 +45,7 @@ def fedadmm(
         stays the mean of all augmented models, on which the fixed point rests. `cohort` takes it
         over those present, which diverges where few are.
       batches: made from `epochs, steps, batch_size, last, shuffle`.
-      weighting: the paper averages uniformly.
+      weighting: uniform, as in the paper, or x is not the mean of all augmented models.
 
     Cost: client rows hold w_i and y_i (2 P each); as many bytes travel as with FedAvg.
     Reference: Gong, Li and Freris, FedADMM: A Robust Federated Deep Learning Framework with

@@ -31,12 +31,12 @@ def feddyn(
       optimizer: client optimizer (optax), or a function of named numbers.
       alpha: strength, above 0. Small ones let the model move far on what few clients say.
       batches: made from `epochs, steps, batch_size, last, shuffle`.
-      weighting: the paper averages uniformly.
+      weighting: uniform, as in the paper, or h is not the mean of all h_i.
 
     Cost: client rows hold h_i (P each), the server h; as many bytes travel as with FedAvg.
     Reference: Acar et al., Federated Learning Based on Dynamic Regularization, 2021,
-      arXiv:2111.04263, algorithm 1, from memory. The paper solves each local problem exactly and
-      has the server's h with the other sign; here local steps solve it as far as they go.
+      arXiv:2111.04263, algorithm 1, from memory. The paper solves each local problem exactly;
+      here local steps solve it as far as they go.
     """
     number("algorithm.alpha", alpha, above=0)
     client = dual(optimizer, dynamic(alpha), alpha, batches, weighting=weighting)

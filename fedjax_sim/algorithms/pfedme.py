@@ -22,7 +22,7 @@ def pfedme(
     optimizer: Any,
     *,
     penalty: Array | float = 1.0,
-    rate: Array | float = 1.0,
+    rate: Array | float = 0.5,
     server_rate: Array | float = 1.0,
     inner: int = 5,
     batches: Batches = Batches(),  # noqa: B008 - frozen
@@ -38,7 +38,8 @@ def pfedme(
       optimizer: optimizer of theta (optax), or a function of named numbers; with SGD its rate
         times (lambda + the curvature) must stay below 2.
       penalty: lambda; the paper takes 15 to 30 with rates of theta below 0.1.
-      rate: eta, of w; `rate lambda` is the share of the way to theta. In the paper 0.005 to 0.02.
+      rate: eta, of w; `rate lambda` is the share of the way to theta, 1 being theta itself and
+        local SGD. In the paper 0.005 to 0.02.
       server_rate: beta; the paper takes 1 to 4.
       inner: K; 5 in the paper's tables.
       batches: made from `epochs, steps, batch_size, last, shuffle`.

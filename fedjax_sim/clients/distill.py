@@ -23,7 +23,8 @@ def calibrated(client: Client, tau: Array | float) -> Client:
     """Train on the logits `f_c - tau n_c^(-1/4)`, n_c being the client's examples of class c.
 
     A label of few examples needs a larger lead to count as learned; one that the client lacks is
-    as good as out of the softmax, and is not unlearned.
+    as good as out of the softmax, and is not unlearned. Not for losses with label smoothing, which
+    ask for a little of every label, those that are out too.
 
     Args:
       client: local training from a received `Model`.

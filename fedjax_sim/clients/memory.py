@@ -108,7 +108,9 @@ def nearest_examples(
         show = represented(task, by)
 
         def predict(model: Model, x: Array) -> Array:
-            held: Remembering = model.params
+            if not isinstance(model.params, Remembering):  # the shared model, without a memory
+                return task.predict(model, x)
+            held = model.params
             plain = Model(held.params, model.state)
             outputs = task.predict(plain, x)
             k = min(neighbours, held.labels.shape[0])

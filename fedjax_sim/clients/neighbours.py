@@ -133,7 +133,8 @@ def by_cosine(own_share: Array | float, sigma: Array | float) -> Origin:
     def weights(alike: PyTree, own: Model, ctx: Context) -> Array:
         here = others_of(alike, ctx)
         cosine = _cosines(own.params, alike.models.params)
-        raw = jnp.where(here, jnp.exp(sigma * (cosine - 1)), 0)
+        nearest = jnp.max(jnp.where(here, cosine, -1))
+        raw = jnp.where(here, jnp.exp(sigma * (cosine - nearest)), 0)
         total = jnp.sum(raw)
         return (1 - own_share) * raw / jnp.where(total > 0, total, 1)
 

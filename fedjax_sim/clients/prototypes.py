@@ -129,8 +129,9 @@ def prototypes(
             ctx: Context, work: PrototypeWork, received: Any, row: OwnModel, data: ClientData
         ) -> tuple[Report, OwnModel]:
             del received
-            weight = weigh(weighting, work.seen, plain.steps(ctx, data), ctx)
-            weight = jnp.where(work.seen > 0, weight, 0)
+            did = plain.steps(ctx, data)
+            weight = weigh(weighting, work.seen, did, ctx)
+            weight = jnp.where((work.seen > 0) & (did > 0), weight, 0)
             mean = work.total / jnp.maximum(work.seen, 1)[:, None]
             aux = {"loss_sum": work.local.loss_sum, "loss_count": work.local.loss_count}
             said = Report(mean, weight, jnp.zeros((), jnp.int32), aux)

@@ -93,7 +93,8 @@ def digesting(
         ) -> tuple[Report, OwnModel]:
             report, _ = plain.finish(ctx, work, work.model, (), data)
             scores = task.predict(work.model, jnp.asarray(given)).astype(received.value.dtype)
-            weight = weigh(weighting, data.size, plain.steps(ctx, data), ctx)
+            did = plain.steps(ctx, data)
+            weight = jnp.where(did > 0, weigh(weighting, data.size, did, ctx), 0)
             said = report._replace(update=scores, weight=jnp.broadcast_to(weight, (many,)))
             return said, next_row(row, work.model)
 

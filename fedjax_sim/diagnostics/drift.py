@@ -119,6 +119,15 @@ def params_of(update: PyTree) -> PyTree:
     return model.params
 
 
+def _moves(reports: Report) -> Array | bool:
+    """Which reports are of training; some algorithms have rounds that only measure (FedLin).
+
+    These say so by a field `measured` of the update, above 0.
+    """
+    told = getattr(plain(reports).update, "measured", None)
+    return True if told is None else told <= 0
+
+
 def _measured(base: Aggregator, due: Array, of_client: Grouping | None) -> Aggregator:
     """`base` with the panel's sums beside its own; reports come `Deferred`."""
 
@@ -131,7 +140,7 @@ def _measured(base: Aggregator, due: Array, of_client: Grouping | None) -> Aggre
         after = base.accumulate(acc.base, plain(reports), rows)
         if not isinstance(acc.own, _Own):
             return _Acc(after, ())
-        wanted = due & jnp.any(reports.weight > 0)
+        wanted = due & jnp.any((reports.weight > 0) & _moves(reports))
         # A `cond` leaves the accumulator where it is, and its operands too; a loop of no or one
         # turn copies the work that it reads, for every client of every round.
         own = jax.lax.cond(

@@ -146,7 +146,7 @@ def _info(
         "lane_steps": result.executed,
         "lane_steps_bound": result.bound,
         "downlink_bytes_each": jnp.uint32(_received_bytes(built, sent, cohort)),
-        "uplink_bytes_each": jnp.uint32(tree.n_bytes(report.update)),
+        "uplink_bytes_each": jnp.uint32(tree.n_bytes(_travels(report.update))),
     }
     if "loss_sum" in aux:
         count = jnp.sum(aux["loss_count"])
@@ -156,6 +156,11 @@ def _info(
     own = {n: v for n, v in aggregate.aux.items() if getattr(v, "ndim", None) == 0}
     trees = {n: v for n, v in aggregate.aux.items() if n not in own}
     return Info(scalars | own, aux | {"steps": result.steps}, trees)
+
+
+def _travels(update: PyTree) -> PyTree:
+    """What of an update goes up; which coordinates a client holds is known at both ends."""
+    return update.model if "held" in getattr(update, "_fields", ()) else update
 
 
 def _present(cohort: Cohort) -> Array:

@@ -26,6 +26,11 @@ _BATCH_FIELDS: dict[str, Any] = {
 }
 
 
+_NEEDED = {"optimizer", "server"}
+_OPTIMIZERS = _NEEDED | {"tuner"}
+"""Arguments of recipes that are optimizers; those not needed may be None."""
+
+
 class OfTask(NamedTuple):
     """A `model_of` that needs the task, to measure losses on the client's own examples.
 
@@ -133,8 +138,9 @@ def recipe(body: Callable[..., Recipe]) -> Callable[..., Recipe]:
             number(f"algorithm.{name}", value)
         build = functools.partial(_build, body, arguments, wanted)
         filled = _filled(arguments, wanted, hyper)
-        for name in filled.keys() & {"optimizer", "server"}:
-            _refuse_no_optimizer(name, filled[name])
+        for name in filled.keys() & _OPTIMIZERS:
+            if name in _NEEDED or filled[name] is not None:
+                _refuse_no_optimizer(name, filled[name])
         trial = body(**filled)
         return Recipe(build, hyper, body.__name__, trial.cohort)
 

@@ -218,11 +218,14 @@ def evaluate_clients(
     mesh: Mesh,
     batch_size: int,
     members: Member | None = None,
+    key: Array | None = None,
+    round_index: Array | int = 0,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Every client's own model on its own window of `data`; returns as `evaluate_global`.
 
     `train` holds the clients' training windows, from which a personal model may be made.
-    With `members` `[W]` it is only theirs, and `rows` are `[W, ...]`, in their order.
+    With `members` `[W]` it is only theirs, and `rows` are `[W, ...]`, in their order. Models that
+    are made by training see the round `round_index`, and draw by its `key`.
     """
     if not algorithm.personal and algorithm.global_model is not None:
         model = algorithm.global_model(state)
@@ -235,7 +238,8 @@ def evaluate_clients(
 
     client = measure(task._replace(predict=algorithm.predict), model_of, batch_size)
     work = Work(client, _totals(), lambda sent, member: sent)
-    return _run(lambda hyper: work, (state, train), rows, data, plan, mesh, members)
+    moment = (jax.random.key(0) if key is None else key, round_index)
+    return _run(lambda hyper: work, (state, train), rows, data, plan, mesh, members, moment)
 
 
 def _run(
@@ -246,8 +250,9 @@ def _run(
     plan: Plan,
     mesh: Mesh,
     members: Member | None = None,
+    moment: tuple[Array, Array | int] | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    result = _cohort_of_all(build, sent, rows, data, plan, mesh, members)
+    result = _cohort_of_all(build, sent, rows, data, plan, mesh, members, moment)
     means = {n: s / jnp.maximum(c, 1) for n, (s, c) in result.acc.items()}
     return means, result.aux
 
@@ -260,11 +265,12 @@ def _cohort_of_all(
     plan: Plan,
     mesh: Mesh,
     members: Member | None = None,
+    moment: tuple[Array, Array | int] | None = None,
 ) -> CohortResult:
-    cohort = everyone(data.n_clients, jnp.zeros((), jnp.int32))
+    key, round_index = (jax.random.key(0), 0) if moment is None else moment
+    cohort = everyone(data.n_clients, jnp.asarray(round_index, jnp.int32))
     if members is not None:
         cohort = cohort._replace(members=members)
-    key = jax.random.key(0)
     return run_cohort(build, (), sent, rows, cohort, data, key=key, plan=plan, mesh=mesh)
 
 

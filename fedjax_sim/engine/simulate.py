@@ -103,7 +103,8 @@ def run_round(
         moment = Moment(of_round, state.round, before, then, cohort, info, data)
         watched, seen = watch.observe(state.watch, moment)
         info = info._replace(scalars=info.scalars | seen)
-    sound = state.sound & _finite(then, info)
+    watched_for = after if then is None and algorithm.models is None else then
+    sound = state.sound & _finite(watched_for, info)
     new = (after, new_rows, observed, watched)
     old = (state.algorithm, rows, state.sampler, state.watch)
     after, new_rows, observed, watched = tree.where(sound, tree.strong(new), old)
@@ -124,8 +125,10 @@ def draw_cohort(
     return sampler.sample(draw, state, round_index)
 
 
-def _finite(model: Model | None, info: Info) -> Array:
+def _finite(model: PyTree, info: Info) -> Array:
     """Whether a round's model is finite, and the loss of any of the clients that trained.
+
+    Where no model is shared it is the server's state that must be, unless groups have models.
 
     One client that is lost does not end a run whose aggregation leaves it out.
     """

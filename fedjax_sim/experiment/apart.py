@@ -85,5 +85,7 @@ class Apart:
             p.plan,
             p.mesh,
             min(p.settings.eval_batch_size, own.longest),
+            p.key,
+            done,
             Member(ids, present, jnp.zeros_like(ids), jnp.ones(ids.shape)),
         )

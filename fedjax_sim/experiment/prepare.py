@@ -135,7 +135,7 @@ class Prepared:
         """
         key = self.key if key is None else key
         n, numbers = self.federation.n_clients, self.hyper if hyper is None else hyper
-        return init_run(
+        begun = init_run(
             self.algorithm,
             self.sampler,
             key,
@@ -145,6 +145,7 @@ class Prepared:
             self.watch,
             n_rows=n_rows,
         )
+        return begun if self.unseen is None else _among(begun, n - int(self.unseen.sum()))
 
     def _first_model(self, init: Model | None, key: Array) -> Model:
         if init is None:
@@ -375,9 +376,11 @@ def _sampler(
 ) -> tuple[Sampler, int]:
     """Who takes part, and K, the reports that a round waits for."""
     n = federation.n_clients
-    wanted = recipe.cohort or settings.cohort or min(10, n)
-    if settings.evaluation.unseen:
-        own = _among_the_seen(recipe, settings, wanted, n, sampler)
+    unseen = strangers(settings.evaluation, n, settings.seed)
+    able = n if unseen is None else n - int(unseen.sum())
+    wanted = recipe.cohort or settings.cohort or min(10, able)
+    if unseen is not None:
+        own = _among_the_seen(recipe, settings, wanted, unseen, sampler)
     elif sampler is None:
         own = uniform(wanted, n)
     elif sampler.size != (settings.cohort or sampler.size):
@@ -406,7 +409,7 @@ def _sampler(
 
 
 def _among_the_seen(
-    recipe: Recipe, settings: Settings, wanted: int, n: int, sampler: Sampler | None
+    recipe: Recipe, settings: Settings, wanted: int, unseen: np.ndarray, sampler: Sampler | None
 ) -> Sampler:
     """Cohorts of those who are not kept for evaluation."""
     name, share = "evaluation.unseen", settings.evaluation.unseen
@@ -415,13 +418,20 @@ def _among_the_seen(
     if sampler is not None or settings.systems is not None:
         remedy = "must be 0 beside systems and samplers of one's own: these say who takes part"
         raise InputError(name, share, remedy)
-    unseen = strangers(settings.evaluation, n, settings.seed)
-    assert unseen is not None
-    seen = np.flatnonzero(~unseen)
+    seen, n = np.flatnonzero(~unseen), len(unseen)
     if wanted > len(seen):
         remedy = f"leaves {len(seen)} of {n} clients to take part, and the cohort is {wanted}"
         raise InputError(name, share, remedy)
     return among(uniform(wanted, len(seen)), seen, n)
+
+
+def _among(state: RunState, able: int) -> RunState:
+    """The state whose server takes shares of those who can take part (SCAFFOLD's |S| / N)."""
+    server = getattr(state.algorithm, "server", None)
+    if "n_clients" not in getattr(server, "_fields", ()):
+        return state
+    server = server._replace(n_clients=jnp.asarray(able, server.n_clients.dtype))
+    return state._replace(algorithm=state.algorithm._replace(server=server))
 
 
 def _start(init: Any, like: Model) -> Model:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from fedjax_sim.core import keys
+from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Algorithm, Task
 from fedjax_sim.core.types import Array, Member, PyTree
 from fedjax_sim.data.batching import DeviceShards
@@ -61,6 +63,10 @@ def probe_data(federation: Federation, algorithm: Algorithm, settings: Settings)
     own = federation.test if settings.client_eval else None
     if own is not None and own.sizes.sum() == 0:
         own = None
+    asked = settings.evaluation
+    if own is None and (asked.unseen or asked.adapt_epochs):
+        remedy = "are of clients' own test examples: give data.test_fraction, and client_eval"
+        raise InputError("evaluation.unseen and adapt_epochs", "given", remedy)
     central = federation.central_test if algorithm.global_model is not None else None
     if central is not None and len(central[0]) == 0:
         central = None
@@ -138,18 +144,21 @@ def make_probe(
         return values | spreads(evaluate.by_owner(each, owner, n), groups, unseen)
 
     def personal(
-        state: RunState, train: DeviceShards, data: DeviceShards, asked: dict[str, Algorithm]
+        key: Array,
+        state: RunState,
+        train: DeviceShards,
+        data: DeviceShards,
+        asked: dict[str, Algorithm],
     ) -> dict[str, Array]:
-        size = min(batch_size, data.longest)
+        size, done = min(batch_size, data.longest), jnp.maximum(state.round - 1, 0)
         sums = evaluate_forms(
-            asked, task, state.algorithm, state.rows, data, train, plan, mesh, size
+            asked, task, state.algorithm, state.rows, data, train, plan, mesh, size, key, done
         )
         return spreads(sums, groups, unseen)
 
     def probe(
         key: Array, state: RunState, train: DeviceShards, data: ProbeData
     ) -> dict[str, Array]:
-        del key
         values: dict[str, Array] = {}
         done = jnp.maximum(state.round - 1, 0)
         train = train.at(done)
@@ -159,9 +168,11 @@ def make_probe(
             values |= shared(state, train.n_clients, data.central, None)
         if data.fitted is not None:
             after = {prefix: form for prefix, form in asked.items() if prefix}
-            values |= personal(state, train, data.fitted, after)
+            values |= personal(key, state, train, data.fitted, after)
         own = data.personal
-        return values if own is None else values | personal(state, train, own.at(done), asked)
+        if own is None:
+            return values
+        return values | personal(key, state, train, own.at(done), asked)
 
     return probe
 
@@ -176,6 +187,8 @@ def evaluate_forms(
     plan: Plan,
     mesh: Mesh,
     batch_size: int,
+    key: Array,
+    done: Array,
     members: Member | None = None,
 ) -> dict[str, Array]:
     """Sums by client of each form of an algorithm, `{prefix metric_sum, ...: [N]}`.
@@ -190,6 +203,8 @@ def evaluate_forms(
       plan: lanes and devices.
       mesh: the plan's devices.
       batch_size: examples a step.
+      key: the run's.
+      done: int32, the round just done, from 0.
       members: whom, or None for all.
     """
     found: dict[str, Array] = {}
@@ -205,6 +220,8 @@ def evaluate_forms(
             mesh=mesh,
             batch_size=batch_size,
             members=members,
+            key=keys.round_key(key, done),
+            round_index=done,
         )
         found |= {f"{prefix}{name}": value for name, value in sums.items()}
     return found

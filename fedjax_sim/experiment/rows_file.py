@@ -119,6 +119,8 @@ class RowFile:
         It may be an older checkpoint's, until as many new ones are made as are kept.
         """
         self._slot, self._crc = (np.array(v) for v in index)
+        if not (self._slot != _NOWHERE).any():  # nothing was written, so there may be no file
+            return
         self._open(fresh=False)
         size, last = os.fstat(self._handle).st_size, int(self._slot.max(initial=_NOWHERE))
         self._end = -(-size // self._stride)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model, field_validator
 
 from fedjax_sim.algorithms.entry import Entry
 from fedjax_sim.experiment.pieces import ALGORITHM, DATA, MODEL, PARTITION, PLANT, TASK, Piece
@@ -21,6 +21,7 @@ from fedjax_sim.experiment.sections import (
     Server,
     Strict,
     Systems,
+    bounded_steps,
 )
 
 SECTIONS = (
@@ -95,16 +96,18 @@ def _data_model(raw: Mapping[str, Any], found: Mapping[str, Piece]) -> type[Stri
 
 def _client_model(entry: Entry) -> type[Strict]:
     """[client] as this algorithm takes it, its default rate put in."""
+    rate = (float, Field(entry.client_rate or _RATE, gt=0))
     left_out = (() if entry.batches else BATCH_FIELDS) + (() if entry.schedule else ("schedule",))
     if not left_out:
-        rate = (float, Field(entry.client_rate or _RATE, gt=0))
         return create_model("client", __base__=Client, learning_rate=rate)
-    kept: dict[str, Any] = {
+    kept: dict[str, Any] = {"learning_rate": rate}
+    kept |= {
         name: (field.annotation, field)
         for name, field in Client.model_fields.items()
         if name not in left_out and name not in Optimizer.model_fields
     }
-    return create_model("client", __base__=Optimizer, **kept)
+    ends = {"bounded": field_validator("steps")(bounded_steps)} if entry.batches else {}
+    return create_model("client", __base__=Optimizer, __validators__=ends, **kept)
 
 
 def accepted(model: type[Strict], loc: tuple[Any, ...]) -> list[str]:

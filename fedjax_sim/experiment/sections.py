@@ -220,6 +220,13 @@ def _as_policy(value: Any) -> Any:
     return takes | table
 
 
+def bounded_steps(value: int | None, info: ValidationInfo) -> int | None:
+    """Refuse training without an end."""
+    if value is None and info.data.get("epochs", 1) is None:
+        raise ValueError("give client.epochs (passes over a client's data) or client.steps")
+    return value
+
+
 class Client(Optimizer):
     """Local training of one client in one round."""
 
@@ -231,12 +238,7 @@ class Client(Optimizer):
     schedule: Annotated[Schedule, BeforeValidator(_as_schedule)] = Schedule.model_validate({})
     batch_norm: Annotated[BatchNorm | None, BeforeValidator(_as_policy)] = None
 
-    @field_validator("steps")
-    @classmethod
-    def _bounded(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is None and info.data.get("epochs", 1) is None:
-            raise ValueError("give client.epochs (passes over a client's data) or client.steps")
-        return value
+    bounded = field_validator("steps")(bounded_steps)
 
 
 BATCH_FIELDS = ("epochs", "steps", "batch_size", "last", "shuffle")

@@ -73,8 +73,7 @@ class DynamicState(NamedTuple):
 def server_dynamic(alpha: Array | float) -> ServerUpdate:
     """FedDyn: `h <- h + alpha n_present / N u; x <- x - u - h / alpha`, u the mean decrease.
 
-    h is the mean over all clients of the gradients that their last models answer for; the
-    paper's has the other sign.
+    h is the mean over all clients of the gradients that their last models answer for.
 
     Args:
       alpha: above 0, that of the clients.

@@ -132,6 +132,7 @@ def test_ifca_with_momentum_at_each_group(x64):
     assert records["downlink_bytes_each"][0] == 3 * 8 * START.size
 
 
+@pytest.mark.slow
 def test_a_client_that_never_took_part_uses_the_model_of_lowest_loss(x64):
     run = Run.of(
         ifca(sgd, groups=M, start=stack(STARTS), **SETTING),
@@ -216,6 +217,7 @@ def test_grouped_with_late_clients_and_a_survey(x64):
     assert records["uplink_bytes_each"][0] == 8 * START.size
 
 
+@pytest.mark.slow
 def test_groups_that_are_not_apart_are_not_believed(x64, fedavg_end):
     """All stay in one group, late clients join it, and it goes on as FedAvg."""
     recipe = grouped(sgd, groups=M, warmup=2, sketch=32, separation=1.0, **SETTING)

@@ -125,6 +125,7 @@ def test_fedper_that_keeps_everything_is_everyone_alone(x64):
     np.testing.assert_array_equal(records["uplink_bytes_each"], 0)
 
 
+@pytest.mark.slow
 def test_fedrep_with_clients_too_small_for_a_batch(x64):
     """`drop` leaves clients below B without a step: they report nothing new and keep their head."""
     setting = LOCAL | {"epochs": 1, "last": "drop"}

@@ -190,6 +190,7 @@ def test_curvature_steps_never_stay_where_the_loss_rose(x64):
     assert int(server.leaps) >= 2  # the first paid, so the next followed at once
 
 
+@pytest.mark.slow
 def test_a_minimum_is_left_alone_by_curvature_and_kept_within_the_ball_by_noise(x64):
     problem = surface(saddles.double_well(1.0), [0.0, 1.0])
     _, losses, server = train(negative_curvature(optax.sgd(0.1)), problem, 200)

@@ -161,6 +161,7 @@ def test_noise_balls_are_as_high_as_the_closed_form_says() -> None:
     assert abs(np.mean(seen) / want - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_noisy_records_scatter_around_their_expectation() -> None:
     for run in quick_runs("sgd_noise"):
         stray = losses(run) - run.floor - noise.excess(run.params, len(run.records))

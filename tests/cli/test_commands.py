@@ -86,6 +86,7 @@ def test_folders_are_numbered(workplace: Path) -> None:
     assert (workplace / "runs" / "tiny-8" / "summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_config_toml_alone_runs_again(workplace: Path) -> None:
     argv = ["run", "tiny.toml", "--rounds", "2", "--seed", "5", "--client.momentum", "0.5"]
     assert main([*argv, "--out", "a"]) == 0

@@ -88,7 +88,7 @@ def stop_after(runs: int) -> Any:
     [
         pytest.param(SWEEP, id="same command"),
         pytest.param(["sweep"], id="folder alone", marks=pytest.mark.slow),
-        pytest.param(["resume"], id="resume"),
+        pytest.param(["resume"], id="resume", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_sweep_goes_on(
@@ -115,6 +115,7 @@ def test_an_interrupted_sweep_goes_on(
     assert content("cut") == before
 
 
+@pytest.mark.slow
 def test_sweep_toml_is_resolved_and_other_sweeps_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -113,6 +113,7 @@ def cohort_member(client):
     return Member(*(v[0] for v in cohort_of([client]).members))
 
 
+@pytest.mark.slow
 def test_a_client_that_never_trained_has_the_servers_norms(x64):
     run = run_of(batch_norm(fedavg(sgd, lr=RATE, **LOCAL), "local"), cohort=2)
     state, _ = run.simulate(KEY, 2)
@@ -142,6 +143,7 @@ def test_frozen_norms_equal_a_numpy_loop(x64, after, affine):
     assert_trees_close(model_of(run, state), Model(p, s), rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", few(["local", "recalibrated"], "local"))
 def test_policies_are_averaging_where_all_clients_are_alike(x64, policy):
     """One client's data five times over, full batches: nothing tells the clients apart."""
@@ -161,6 +163,7 @@ def test_policies_are_averaging_where_all_clients_are_alike(x64, policy):
         assert_trees_close(got.state, exact, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", few([fedavg, fedavgm, fedadam, scaffold], scaffold))
 def test_recalibrated_statistics_are_those_of_the_pooled_examples(x64, build):
     """Params, momentum and rows are those before calibration; the statistics are exact."""

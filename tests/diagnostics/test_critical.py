@@ -102,6 +102,7 @@ def test_every_kind_of_point_is_told(value, kind, degenerate, low, high):
     assert found.sentence and found.facts()["kind"] == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", few([1e-6, 1.0, 1e6], 1e-6))
 def test_the_unit_of_the_loss_does_not_matter(factor):
     """Scaling f changes no answer: all tolerances are without a unit."""
@@ -115,6 +116,7 @@ def test_the_unit_of_the_loss_does_not_matter(factor):
     )
 
 
+@pytest.mark.slow
 def test_tolerances_decide_as_they_say():
     def almost(p):
         return p[0] ** 2 - 1e-5 * p[1] ** 2 + p[1] ** 4
@@ -202,6 +204,7 @@ def test_deep_linear_networks_have_saddles_but_for_their_global_minima(widths, k
         assert found.degenerate and found.flat > 0  # the factors can be rescaled
 
 
+@pytest.mark.slow
 def test_a_deep_network_at_zero_is_a_saddle_of_third_order():
     """Depth 3 at zero: gradient and Hessian vanish, and the way out is of third order."""
     task, data = linear_network(TARGET, (4, 3, 3, 4))

@@ -105,6 +105,7 @@ def test_clients_whose_windows_overlap_are_still_counted_as_they_are():
     np.testing.assert_allclose(ground.slope(ground.point)[1], want[order()], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_block_of_products_of_a_network_equals_the_dense_hessian():
     task = tasks.classifier(mlp(7, 5), classes=CLASSES, x_shape=(DIM,), dtype=jnp.float64)
     data, model = softmax_data(SIZES), task.init(jax.random.key(3))

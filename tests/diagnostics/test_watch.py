@@ -175,6 +175,7 @@ def test_the_state_keeps_its_types_so_that_a_loop_compiles_once() -> None:
         assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
 
 
+@pytest.mark.slow
 def test_verdicts_of_a_sweep_come_out_of_one_compiled_loop() -> None:
     """Three clients want 1, 2 and 3; the mean objective is lowest at 2, where it is 1/3."""
     at = jnp.arange(3, dtype=jnp.int32)

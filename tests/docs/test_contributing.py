@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import optax
+import pytest
 
 import fedjax_sim as fs
 
@@ -37,6 +38,7 @@ def test_the_example_is_at_most_twenty_lines():
     assert function.end_lineno - function.lineno + 1 <= 20
 
 
+@pytest.mark.slow
 def test_a_large_bound_is_fedavg():
     _, bounded = example()
     ours = train(bounded(optax.sgd(0.1), bound=1e6, batch_size=20))

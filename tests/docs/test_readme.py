@@ -4,10 +4,12 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_library_examples_train():
     source, policy, groups = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import Run, assert_trees_close, assert_trees_equal, quadratic_task
+from sparing import few
 
 from fedjax_sim.algorithms import fedavg, scaffold
 from fedjax_sim.core.contracts import Watch
@@ -42,8 +43,10 @@ def losing(at: int) -> optax.GradientTransformation:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-@pytest.mark.parametrize("make", [fedavg, scaffold])
-@pytest.mark.parametrize("devices", [1, 2])
+CASES = [(make, devices) for make in (fedavg, scaffold) for devices in (1, 2)]
+
+
+@pytest.mark.parametrize(("make", "devices"), few(CASES, (scaffold, 2), several=True))
 def test_the_state_is_that_before_the_bad_round(make, devices):
     key, at = jax.random.key(3), 4
     made = run_of(make(losing(at)), devices=devices)
@@ -66,6 +69,7 @@ def test_a_sound_run_is_untouched():
     assert bool(once.sound)
 
 
+@pytest.mark.slow
 def test_runs_beside_a_lost_one_go_on():
     """Under vmap over rates the lost run stands still and the other does not notice."""
     made = run_of(fedavg(lambda lr: optax.sgd(lr), lr=0.1))

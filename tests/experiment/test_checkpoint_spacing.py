@@ -23,6 +23,7 @@ def test_without_a_number_they_keep_apart(
     assert "checkpoint_every" not in tomllib.loads((out / "config.toml").read_text())["run"]
 
 
+@pytest.mark.slow
 def test_a_number_is_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "_CHECKPOINT_APART_S", 3600.0)
     out = tmp_path / "run"

@@ -116,6 +116,7 @@ def test_all_models_are_probed_oldest_first_by_the_same_programs(run, monkeypatc
     assert [p["round"] for p in read_probe(out)["points"]] == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_found_and_draws_it(run):
     out, _, _ = run
     how = Probe(steps=2, block=2, clients=0)
@@ -149,6 +150,7 @@ def test_the_test_split_and_float32_are_what_they_say(run):
     assert not (out / "probe.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_made_in_python_needs_its_task_and_data(tmp_path):
     out = tmp_path / "run"
     fed, task = federation(), quadratic(DIM)
@@ -164,6 +166,7 @@ def test_a_run_made_in_python_needs_its_task_and_data(tmp_path):
     np.testing.assert_allclose(point.critical.spectrum.values, curvatures, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_data_that_change_are_those_of_the_models_last_round():
     """Curvatures are the mean of x: 1, 2, 3, and from round 2 (of 0 ..) on five times that."""
     each = np.arange(1.0, DIM + 1)

@@ -1,10 +1,13 @@
 """Clients after local training, and clients that never take part."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sparing import few
 
 import fedjax_sim as fs
 from fedjax_sim.experiment.evaluation import Evaluation, strangers
@@ -71,7 +74,7 @@ def test_adapted_and_unseen_are_those_of_a_plain_loop(fed):
     assert "unseen clients' accuracy, adapted" in run.table()
 
 
-@pytest.mark.parametrize("where", ["device", "host"])
+@pytest.mark.parametrize("where", few(["device", "host"], "device"))
 def test_models_of_ones_own_are_adapted_too_and_strangers_keep_the_first(fed, where):
     rule = Evaluation(unseen=0.5, adapt_epochs=1, adapt_batch_size=1000)
     recipe = fs.algorithms.local_only(optax.sgd(0.2))
@@ -85,6 +88,24 @@ def test_models_of_ones_own_are_adapted_too_and_strangers_keep_the_first(fed, wh
     first = jax.tree.map(lambda v: v[np.flatnonzero(unseen)], run.state.rows.model)
     for leaf in jax.tree.leaves(first):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+
+
+def test_shares_are_of_those_who_can_take_part(fed):
+    """SCAFFOLD's control variate is the mean of the seen clients' own, once all took part."""
+    quiet = fs.Diagnosis(verdict=False, drift_every=0)
+    task = fs.tasks.classifier(fs.models.logistic(), classes=10)
+    rule = Evaluation(unseen=0.5)
+    recipe = fs.algorithms.scaffold(optax.sgd(0.05))
+    run = fs.run(
+        recipe, task, fed, rounds=3, cohort=6, evaluation=rule, diagnosis=quiet, eval_every=3
+    )
+    seen = np.flatnonzero(~strangers(rule, N, 0))
+    assert len(seen) == 6
+    mean = jax.tree.map(lambda v: np.mean(v[seen], axis=0), run.state.rows)
+    for a, b in zip(
+        jax.tree.leaves(run.state.algorithm.server.control), jax.tree.leaves(mean), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_only_the_seen_are_sampled():
@@ -124,6 +145,14 @@ def test_spreads_leave_the_unseen_out_of_clients_and_groups():
                 fed, fs.algorithms.centralized(optax.sgd(0.1)), evaluation=Evaluation(unseen=0.5)
             ),
             "trains on everyone's examples",
+        ),
+        (
+            lambda fed: trained(
+                dataclasses.replace(fed, test=None),
+                fs.algorithms.fedavg(optax.sgd(0.1)),
+                evaluation=Evaluation(adapt_epochs=1),
+            ),
+            "are of clients' own test examples",
         ),
     ],
 )

@@ -22,6 +22,7 @@ def told(**changes):
     return explain(recipe(), quadratic(DIM), federation(), settings(stragglers=0.0, **changes))
 
 
+@pytest.mark.slow
 def test_lane_steps_are_those_of_the_run():
     found = told(rounds=3, lanes=2)
     run = session(rounds=3, lanes=2, stragglers=0.0).run()

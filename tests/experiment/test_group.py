@@ -95,6 +95,7 @@ def test_kernels_that_find_the_number(skewed: Federation) -> None:
     assert own.k == 4 and own.kernel == "own"
 
 
+@pytest.mark.slow
 def test_update_sketches_see_what_labels_and_inputs_do_not(plain: Federation) -> None:
     """Swapped labels, told by the first updates; a round is run and thrown away."""
     fed = fs.data.relabelled(plain, 3)

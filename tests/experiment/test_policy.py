@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from experiment import little
+from sparing import few
 
 import fedjax_sim as fs
 from fedjax_sim.core.checks import InputError
@@ -148,6 +149,7 @@ def test_a_run_goes_back_to_its_best_state_and_on_from_there() -> None:
     assert [r["round"] for r in run.records] == list(range(1, 121))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_does_not_win_back_time() -> None:
     system = fs.Systems(fleet="equal")
     run = session(2.6, Policy(on_trouble="restore", patience=5), systems=system, rounds=60).run()
@@ -156,6 +158,7 @@ def test_a_run_that_goes_back_does_not_win_back_time() -> None:
     np.testing.assert_allclose([r["virtual_time_s"] for r in run.records], spent, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_cut_too_and_the_last_trouble_ends_it() -> None:
     """Rate 1e20 leaves float32 in a round; halved three times it still does."""
     run = session(1e20, Policy(on_trouble="restore", patience=5), rounds=60).run()
@@ -165,7 +168,7 @@ def test_numbers_that_are_not_finite_are_cut_too_and_the_last_trouble_ends_it() 
     assert np.isfinite(run.model.params["x"]).all()
 
 
-@pytest.mark.parametrize("cut_at", [5, 20, 35])
+@pytest.mark.parametrize("cut_at", few([5, 20, 35], 20))
 def test_a_run_under_a_policy_is_resumed_bit_for_bit(tmp_path: Path, cut_at: int) -> None:
     policy = Policy(("converged",), patience=15, on_trouble="restore")
     whole = session(2.6, policy).run()

@@ -61,6 +61,7 @@ def test_a_run_directory_holds_what_its_readers_rely_on(tmp_path: Path) -> None:
     assert config["run"]["rounds"] == 13 and config["plan"]["chunk"] == 2
 
 
+@pytest.mark.slow
 def test_the_last_test_loss_is_that_of_the_final_model() -> None:
     fed = little.federation()
     run = little.session(federation=fed).run()

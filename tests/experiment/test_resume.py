@@ -38,9 +38,14 @@ def crash_at(round_: int) -> Any:
     "recipe",
     [
         little.recipe(),
-        fs.algorithms.fedadam(optax.sgd(0.05, momentum=0.9), batch_size=2),
+        pytest.param(
+            fs.algorithms.fedadam(optax.sgd(0.05, momentum=0.9), batch_size=2),
+            marks=pytest.mark.slow,
+        ),
         fs.algorithms.local_only(optax.adam(0.05), batch_size=2),
-        fs.algorithms.centralized(optax.adam(0.05), batch_size=2),
+        pytest.param(
+            fs.algorithms.centralized(optax.adam(0.05), batch_size=2), marks=pytest.mark.slow
+        ),
     ],
     ids=["rows", "server optimizer", "own models", "optimizer that lives on"],
 )
@@ -81,6 +86,7 @@ def test_a_finished_run_says_so_and_touches_nothing(tmp_path: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
 
 
+@pytest.mark.slow
 def test_the_plan_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Crash):
@@ -89,6 +95,7 @@ def test_the_plan_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     assert (resumed.settings.lanes, resumed.settings.devices, resumed.settings.chunk) == (2, 1, 4)
 
 
+@pytest.mark.slow
 def test_altered_records_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Crash):

@@ -24,6 +24,7 @@ from fedjax_sim.experiment.settings import Settings, next_stop
 from fedjax_sim.tasks.quadratic import quadratic
 
 
+@pytest.mark.slow
 def test_thirty_rounds_and_a_shorter_last_chunk_trace_and_compile_once() -> None:
     traces, compiled = [], []
     base = quadratic(little.DIM)
@@ -80,6 +81,7 @@ def test_progress_tells_phases_rounds_and_speed() -> None:
     assert told[3].latest["round"] == 6 and "test_loss" in told[3].latest
 
 
+@pytest.mark.slow
 def test_float64_runs_the_closed_form_of_a_quadratic() -> None:
     a, b, start, rate = np.array([0.5, 1.5]), np.array([2.0, -1.0]), np.array([3.0, 3.0]), 0.1
     x, y = np.tile(a, (4, 1)), np.tile(b, (4, 1))
@@ -96,6 +98,7 @@ def test_float64_runs_the_closed_form_of_a_quadratic() -> None:
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_used_and_not_consumed(tmp_path: Path) -> None:
     start = Model({"x": jax.numpy.array([1.0, 2.0, 3.0])})
     first = fs.algorithms.fedavg(optax.sgd(0.0))
@@ -132,6 +135,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path
     assert again.finished_before and again.status == "diverged"
 
 
+@pytest.mark.slow
 def test_a_round_in_which_nobody_trains_is_no_divergence() -> None:
     run = little.session(stragglers=1.0, drop_stragglers=True, rounds=3).run()
     assert run.status == "done" and len(run.records) == 3
@@ -224,6 +228,7 @@ def test_local_only_has_client_metrics_and_no_model(tmp_path: Path) -> None:
         run.predict(np.zeros((1, little.DIM)))
 
 
+@pytest.mark.slow
 def test_hyper_overrides_the_recipes_numbers() -> None:
     def recipe(lr: float) -> Any:
         return fs.algorithms.fedavg(lambda lr: optax.sgd(lr), lr=lr, batch_size=2)

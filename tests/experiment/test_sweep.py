@@ -96,6 +96,7 @@ def test_together_is_the_single_run_within_rounding(inner: str) -> None:
         assert_equal_to_single(result, run, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_that_diverge_disturb_no_other(whole: Any) -> None:
     status = [r["status"] for r in whole.records]
     assert status == ["done"] * 6 + ["diverged"] * 3

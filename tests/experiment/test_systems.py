@@ -59,6 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return session(out, resume=True).run()
 
 
+@pytest.mark.slow
 def test_a_cut_run_goes_on_bitwise(whole: Any) -> None:
     assert whole.resumed_from == 4
     little.assert_same(whole, session().run())

@@ -50,6 +50,7 @@ def test_the_fastest_plan_is_taken_and_kept(clock, cache):
     assert clock == [] and "timed before" in second.notes[0]
 
 
+@pytest.mark.slow
 def test_given_devices_are_kept(clock):
     found = session(**(PROBED | {"devices": 1}))
     assert found.settings.devices == 1
@@ -95,6 +96,7 @@ def test_other_work_has_another_key(clock):
     assert clock
 
 
+@pytest.mark.slow
 def test_the_same_work_with_another_seed_or_rate_is_known(clock):
     session(**PROBED)
     clock.clear()
@@ -102,6 +104,7 @@ def test_the_same_work_with_another_seed_or_rate_is_known(clock):
     assert clock == []
 
 
+@pytest.mark.slow
 def test_the_chosen_plan_is_written_and_resume_never_times(clock, tmp_path, cache):
     out = tmp_path / "run"
     started = session(out, **PROBED)
@@ -116,6 +119,7 @@ def test_the_chosen_plan_is_written_and_resume_never_times(clock, tmp_path, cach
     assert run.summary["plan"]["devices"] == 1
 
 
+@pytest.mark.slow
 def test_explain_reads_the_answer_and_times_nothing(clock):
     asked = settings(**PROBED)
     before = explain(recipe(), quadratic(DIM), federation(), asked)

@@ -105,6 +105,7 @@ def test_the_first_scaffold_round_is_uniform_fedavg(x64):
     assert np.abs(np.asarray(later[0]["w"] - later[1]["w"])).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_one_client_alone_is_everyone(x64):
     """With one client: centralized = local_only = FedAvg = its median, one round of plain SGD."""
     del x64
@@ -135,6 +136,7 @@ def test_the_median_of_twins_is_their_mean(x64):
     assert_trees_close(*models, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_momentum_outlives_the_round_only_where_it_should(x64):
     """Centralized goes on with its momentum; FedAvg's clients start anew each round."""
     del x64

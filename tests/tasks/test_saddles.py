@@ -84,6 +84,7 @@ def test_the_octopus_tubes_are_joined_twice_smoothly(x64, edge, first):
         np.testing.assert_allclose(below, above, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tilts_change_slopes_only_and_cancel(x64):
     tilt = saddles.tilts(5, 2, 0.7)
     assert np.abs(tilt).max() > 0.1

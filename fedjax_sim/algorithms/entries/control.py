@@ -145,7 +145,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "mimelite": Entry(
         _AT + "mime:mimelite",
-        "the server's optimizer at the clients, its statistics held while they train",
+        "the server's optimizer (momentum, adam) at the clients, its statistics held there",
         weighting("uniform"),
         _MIME,
         (*_DRIFT, "adaptive"),

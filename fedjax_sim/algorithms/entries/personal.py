@@ -81,7 +81,7 @@ ENTRIES: dict[str, Entry] = {
         "personal models near their own optimum and a shared one, by Moreau envelopes",
         {
             "penalty": Param(1.0, "lambda: how strongly personal models are tied", above=0),
-            "rate": Param(1.0, "eta: learning rate of the local copy of the shared model", above=0),
+            "rate": Param(0.5, "eta: learning rate of the local copy of the shared model", above=0),
             "server_rate": Param(1.0, "beta: how far the server goes to the mean", above=0),
             "inner": Param(5, "K: steps on one batch", low=1, whole=True),
         }
@@ -112,7 +112,7 @@ ENTRIES: dict[str, Entry] = {
         _AT + "perfedavg:perfedavg",
         "FedAvg of models that are good after one step of each client (MAML)",
         {
-            "adapt_rate": Param(0.1, "alpha: rate of the step, in training and before use", low=0),
+            "adapt_rate": Param(0.02, "alpha: rate of the step, in training and before use", low=0),
             "adapt_steps": Param(1, "steps before use, each on one batch", low=1, whole=True),
             "hessian": Param(
                 "none", "how the Hessian enters", choices=("none", "exact", "difference")

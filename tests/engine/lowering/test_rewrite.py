@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from helpers import quick_jit
 from jax import lax
+from sparing import few
 
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.engine.lowering import Rules, lower, rules_for
@@ -183,7 +184,7 @@ def plain():
 MODELS = {"residual": lambda: linen(Residual()), "normed": lambda: linen(Normed()), "nnx": plain}
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("make", few(MODELS.values(), plain), ids=MODELS)
 def test_real_models(make):
     loss, params, x = make()
     grad = jax.grad(loss)
