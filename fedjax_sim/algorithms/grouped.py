@@ -68,9 +68,9 @@ def grouped(
     client = local(optimizer, batches, weighting=weighting)
     if ids is not None:
         return _of_known(client, groups, ids, rates, server)
-    times = {"warmup": warmup, "every": every}
-    kernel = {"dim": sketch, "separation": separation, "grouper": grouper}
-    updater = server_regroup(server, groups, rates=rates, **times, **kernel)
+    rule: dict[str, Any] = {"dim": sketch, "separation": separation, "grouper": grouper}
+    rule |= {"warmup": warmup, "every": every, "rates": rates}
+    updater = server_regroup(server, groups, **rule)
     return compose(
         in_group(client, by_sketch(sketch)),
         mean_by_group(groups, collect=("client", "sketch", "group")),

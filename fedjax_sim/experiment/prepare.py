@@ -427,7 +427,7 @@ def _among_the_seen(
 
 def _among(state: RunState, able: int) -> RunState:
     """The state whose server takes shares of those who can take part (SCAFFOLD's |S| / N)."""
-    server = getattr(state.algorithm, "server", None)
+    server: Any = getattr(state.algorithm, "server", None)
     if "n_clients" not in getattr(server, "_fields", ()):
         return state
     server = server._replace(n_clients=jnp.asarray(able, server.n_clients.dtype))
