@@ -100,9 +100,7 @@ def _cited(entry: Entry) -> str:
         return ""
     paper = entry.paper
     where = f"{paper.venue}, {paper.year}"
-    if not paper.arxiv:
-        return f"[{paper.title}](https://doi.org/{paper.doi}). {where}"
-    return f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv}). {where}"
+    return f"[{paper.title}]({paper.link}). {where}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from fedjax_sim.algorithms.afl import afl
 from fedjax_sim.algorithms.apfl import apfl
 from fedjax_sim.algorithms.baselines import centralized, local_only
 from fedjax_sim.algorithms.cfl import cfl
+from fedjax_sim.algorithms.depthfl import depthfl
 from fedjax_sim.algorithms.ditto import ditto
 from fedjax_sim.algorithms.fedacg import fedacg
 from fedjax_sim.algorithms.fedadmm import fedadmm
@@ -59,6 +60,7 @@ __all__ = [
     "apfl",
     "centralized",
     "cfl",
+    "depthfl",
     "ditto",
     "fedacg",
     "fedadagrad",

@@ -24,6 +24,7 @@ class Paper:
       year: of that.
       arxiv: the arXiv number, or empty where there is none.
       doi: the digital object identifier, for papers that are not on arXiv.
+      url: where it can be read, for papers that have neither.
     """
 
     key: str
@@ -33,6 +34,13 @@ class Paper:
     year: int
     arxiv: str = ""
     doi: str = ""
+    url: str = ""
+
+    @property
+    def link(self) -> str:
+        """Where it can be read."""
+        found = f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+        return found or (f"https://doi.org/{self.doi}" if self.doi else self.url)
 
     @property
     def bibtex(self) -> str:
@@ -47,6 +55,8 @@ class Paper:
             fields |= {"eprint": self.arxiv, "archiveprefix": "arXiv"}
         if self.doi:
             fields |= {"doi": self.doi}
+        if self.url:
+            fields |= {"url": self.url}
         body = ",\n".join(f"  {name:<13} = {{{value}}}" for name, value in fields.items())
         return f"@inproceedings{{{self.key},\n{body}\n}}"
 
@@ -106,6 +116,7 @@ class Entry:
       tags: words to search by.
       client_rate: learning rate where `[client]` gives none; the bundled experiment's own rate
         gives way to it. None: 0.1, and the bundled rate is as good.
+      model: the `[model]` without which it is FedAvg; the bundled experiment's gives way to it.
       batches: whether clients take local steps (`epochs`, `steps`, `batch_size`, ...).
       server: whether `[server]` may name an optimizer.
       schedule: whether the client's rate may follow the round.
@@ -122,6 +133,7 @@ class Entry:
     paper: Paper | None = None
     tags: tuple[str, ...] = ()
     client_rate: float | None = None
+    model: dict[str, str] | None = None
     batches: bool = True
     server: bool = False
     schedule: bool = True

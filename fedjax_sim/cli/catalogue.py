@@ -105,4 +105,5 @@ def _short(entry: Entry) -> str:
 def _source(entry: Entry) -> str:
     if entry.paper is None:
         return "-"
-    return f"arXiv:{entry.paper.arxiv}" if entry.paper.arxiv else f"doi:{entry.paper.doi}"
+    found = f"arXiv:{entry.paper.arxiv}" if entry.paper.arxiv else ""
+    return found or (f"doi:{entry.paper.doi}" if entry.paper.doi else entry.paper.url)

@@ -28,6 +28,8 @@ class Task(NamedTuple):
         unknown.
       score: `(outputs, Batch) -> mean loss over the batch's mask`, so that
         `loss = score(forward's outputs)`; None where unknown.
+      exits: `(key, Model, Batch) -> (outputs of every exit, new state)`, in training mode, the
+        shallowest exit first; None for a model with one exit.
     """
 
     init: Callable[..., Any]
@@ -37,6 +39,7 @@ class Task(NamedTuple):
     features: Callable[..., Any] | None = None
     forward: Callable[..., Any] | None = None
     score: Callable[..., Any] | None = None
+    exits: Callable[..., Any] | None = None
 
 
 class ClientUpdate(NamedTuple):

@@ -160,9 +160,12 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
       InputError: the first fault, the others named after it.
     """
     overrides = overrides or {}
-    merged = merge(file, overrides)
+    suited = _suited(file, overrides)
+    merged = merge(suited, overrides)
     found = _find_pieces(merged)
     kept, notes = _leave_behind(merged, file, overrides, found)
+    if suited is not file:
+        notes.append(f"model: {found[MODEL].name}, which {found[ALGORITHM].name} needs")
     _refuse_server(kept, found[ALGORITHM])
     for section in schema.SECTIONS:
         kept.setdefault(section, {})
@@ -186,6 +189,14 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
         plan=valid.plan,
         notes=tuple(notes),
     )
+
+
+def _suited(file: Table, overrides: Table) -> Table:
+    """The bundled file with the model that an override's algorithm needs; any other as it is."""
+    entry = ALGORITHMS.get(_at(overrides, ALGORITHM).get("name", ""))
+    if entry is None or entry.model is None or MODEL in overrides or file != read(None):
+        return file
+    return file | {MODEL: dict(entry.model)}
 
 
 def _at(table: Any, section: str) -> Table:

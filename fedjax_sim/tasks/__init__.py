@@ -2,6 +2,7 @@
 
 from fedjax_sim.tasks import models
 from fedjax_sim.tasks.build import TaskSpec, classifier, next_char, regressor
+from fedjax_sim.tasks.exits import with_exits
 from fedjax_sim.tasks.functional import from_loss
 from fedjax_sim.tasks.networks import (
     ModelSpec,
@@ -27,4 +28,5 @@ __all__ = [
     "next_char",
     "quadratic",
     "regressor",
+    "with_exits",
 ]

@@ -76,7 +76,7 @@ class _Scope:
 
     def follow(self, eqn: Any) -> None:
         name = eqn.primitive.name
-        inner = _called(eqn)
+        inner = called(eqn)
         rule = getattr(self, f"_{name}", None)
         if name in _ELEMENTWISE:
             self._elementwise(eqn)
@@ -223,7 +223,7 @@ class _Scope:
     _reduce_window_max = _reduce_window_sum = _reduce_window_min = _window
 
 
-def _called(eqn: Any) -> Any:
+def called(eqn: Any) -> Any:
     """The program that an equation runs once, as it is, or None."""
     if eqn.primitive.name in ("scan", "while", "cond"):
         return None

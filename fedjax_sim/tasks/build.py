@@ -214,8 +214,12 @@ def supervised(
     def counted(batch: Batch) -> Array:
         return objective.counted(batch.y, batch.mask)
 
+    def exits(key: Array, model: Model, batch: Batch) -> tuple[Any, PyTree]:
+        return run(key, model, batch, network.exits)
+
     shown = None if showing is None else features
-    return Task(init, loss, predict, metrics, shown, forward, score)
+    ends = None if network.exits is None else exits
+    return Task(init, loss, predict, metrics, shown, forward, score, ends)
 
 
 def _showing(network: Network, x_shape: tuple[int, ...], x_dtype: Any) -> Any:

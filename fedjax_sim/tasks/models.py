@@ -16,11 +16,12 @@ import jax
 from fedjax_sim.core.checks import choice, integer
 from fedjax_sim.core.types import Array, Model, PyTree
 from fedjax_sim.tasks import layers, norms
+from fedjax_sim.tasks.exits import mlp_exits
 from fedjax_sim.tasks.lstm import lstm_chars
 from fedjax_sim.tasks.networks import ModelSpec, Network, from_functions
 from fedjax_sim.tasks.norms import Norm
 
-__all__ = ["cnn_mcmahan", "cnn_w1", "logistic", "lstm_chars", "mlp"]
+__all__ = ["cnn_mcmahan", "cnn_w1", "logistic", "lstm_chars", "mlp", "mlp_exits"]
 
 
 _PLAIN = norms.norm_of("none", None, None, ())

@@ -39,12 +39,15 @@ class Network(NamedTuple):
         `norms.Measured`; None where the model cannot say.
       inspect: as `apply`, but `-> ((outputs, features [B, F]), state)`; None, or None in place of
         the features, where the model has no representation to show.
+      exits: as `apply`, but `-> (outputs of every exit, state)`, a tuple, the shallowest first;
+        None for a model with one exit.
     """
 
     init: Callable[..., Model]
     apply: Callable[..., tuple[Array, PyTree]]
     measure: Callable[..., tuple[Array, PyTree]] | None = None
     inspect: Callable[..., tuple[Any, PyTree]] | None = None
+    exits: Callable[..., tuple[Any, PyTree]] | None = None
 
 
 class ModelSpec(NamedTuple):
@@ -174,22 +177,26 @@ def with_modes(network: Network) -> Network:
             return outputs, marked
         return outputs, Measured(_solved(network, plain, x, key, mask))
 
-    def inspect(
-        model: Model,
-        x: Array,
-        *,
-        key: Array | None = None,
-        train: bool = False,
-        mask: Array | None = None,
-    ) -> tuple[Any, PyTree]:
-        assert network.inspect is not None
-        marked = model.state
-        if not isinstance(marked, Frozen):
-            return network.inspect(model, x, key=key, train=train, mask=mask)
-        plain = Model(model.params, marked.state)
-        return network.inspect(plain, x, key=key, train=False, mask=mask)[0], marked
+    def frozen(run: Callable[..., tuple[Any, PyTree]]) -> Callable[..., tuple[Any, PyTree]]:
+        def call(
+            model: Model,
+            x: Array,
+            *,
+            key: Array | None = None,
+            train: bool = False,
+            mask: Array | None = None,
+        ) -> tuple[Any, PyTree]:
+            marked = model.state
+            if not isinstance(marked, Frozen):
+                return run(model, x, key=key, train=train, mask=mask)
+            plain = Model(model.params, marked.state)
+            return run(plain, x, key=key, train=False, mask=mask)[0], marked
 
-    return network._replace(apply=apply, inspect=network.inspect and inspect)
+        return call
+
+    inspect = None if network.inspect is None else frozen(network.inspect)
+    exits = None if network.exits is None else frozen(network.exits)
+    return network._replace(apply=apply, inspect=inspect, exits=exits)
 
 
 def _solved(

@@ -47,6 +47,12 @@ def _mlp(
     )
 
 
+def _mlp_exits(*, widths: Sequence[int] = (200, 200, 200), init: str = "he") -> ModelSpec:
+    if not isinstance(widths, (list, tuple)):
+        raise InputError("widths", widths, "must be a list of whole numbers")
+    return models.mlp_exits(*widths, init=init)
+
+
 def _mixed(*, models: Sequence[Any] = ("mlp", "cnn_w1", "logistic"), width: int = 32) -> ModelSpec:
     if not isinstance(models, (list, tuple)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError("models", models, "must be a list of names or tables of models")
@@ -79,6 +85,7 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry(_mlp, "fully connected ReLU network"),
     "cnn_mcmahan": Entry(models.cnn_mcmahan, "5x5 MNIST CNN of the FedAvg paper"),
     "cnn_w1": Entry(models.cnn_w1, "3x3 CIFAR-10 CNN by which simulators are timed"),
+    "mlp_exits": Entry(_mlp_exits, "fully connected ReLU network with an exit after each layer"),
     "mixed": Entry(_mixed, "several networks, of which each client has one"),
     "cnn_heterofl": Entry(_cnn_heterofl, "3x3 MNIST CNN with batch norm, by HeteroFL's levels"),
     "lstm_chars": Entry(models.lstm_chars, "character LSTM of the Shakespeare benchmark"),

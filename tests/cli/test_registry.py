@@ -34,13 +34,15 @@ def test_an_entry_is_its_builders_signature(name: str) -> None:
 def test_papers_are_cited_whole(name: str) -> None:
     paper = ALGORITHMS[name].paper
     assert paper is not None
-    assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv) or re.fullmatch(
-        r"10\.\d{4,}/\S+", paper.doi
-    ), "a paper is found by its arXiv number or its DOI"
+    arxiv = re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv)
+    doi = re.fullmatch(r"10\.\d{4,}/\S+", paper.doi)
+    read = paper.url.startswith("https://openreview.net/forum?id=")
+    assert arxiv or doi or read, "a paper is found by its arXiv number, its DOI or a review's page"
     assert str(paper.year) in paper.key
     text = paper.bibtex
     assert text.count("{") == text.count("}") and paper.arxiv in text and paper.title in text
     assert ("eprint" in text) == bool(paper.arxiv) and paper.doi in text
+    assert paper.url in text
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)

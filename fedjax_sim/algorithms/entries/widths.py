@@ -32,6 +32,14 @@ _FJORD = Paper(
     2021,
     "2102.13451",
 )
+_DEPTHFL = Paper(
+    "kim2023depthfl",
+    "DepthFL: Depthwise Federated Learning for Heterogeneous Clients",
+    "Kim, Minjae and Yu, Sangyoon and Kim, Suhyun and Moon, Soo-Mook",
+    "International Conference on Learning Representations (ICLR)",
+    2023,
+    url="https://openreview.net/forum?id=pf8RIZTMU58",
+)
 _LORA = Paper(
     "hu2021lora",
     "LoRA: Low-Rank Adaptation of Large Language Models",
@@ -100,6 +108,22 @@ ENTRIES: dict[str, Entry] = {
         r"p \sim U\{p_1, \dots, p_i\}",
         cost="products of the drawn widths, an optimizer step on P; with distillation the "
         "widest's too",
+    ),
+    "depthfl": Entry(
+        _AT + "depthfl:depthfl",
+        "clients train the first blocks of a model with exits, which teach one another",
+        {
+            "distill": Param(1.0, "a, what exits learn from one another", low=0),
+            "warmup": Param(0, "rounds in which a grows", low=0, whole=True),
+        }
+        | server_rate(1.0)
+        | weighting("examples"),
+        _DEPTHFL,
+        ("local steps", "device heterogeneity", "sub-models", "distillation"),
+        model={"name": "mlp_exits"},
+        equation=r"f_i = \sum_{k \le d_i} \mathrm{CE}_k + \tfrac{a}{d_i - 1} "
+        r"\sum_k \sum_{j \ne k} \mathrm{KL}(p_j \,\|\, p_k)",
+        cost="the products of the first blocks and their exits; 2 P for coverage",
     ),
     "lora": Entry(
         _AT + "lora:lora",
