@@ -70,7 +70,10 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     },
 }
 # What an algorithm cannot do without.
-_NEEDS: dict[str, dict[str, Any]] = {"fedbn": {"model.norm": "batch"}}
+_NEEDS: dict[str, dict[str, Any]] = {
+    "fedbn": {"model.norm": "batch"},
+    "depthfl": {"model.widths": [64, 64, 64]},
+}
 _BATCHES = ("client.epochs", "client.batch_size")
 
 

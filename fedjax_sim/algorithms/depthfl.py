@@ -14,6 +14,7 @@ from fedjax_sim.core.checks import integer
 from fedjax_sim.core.types import Array, Context
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import Recipe, compose, recipe
+from fedjax_sim.server.many import fixed_groups
 from fedjax_sim.server.optimizer import server_opt
 
 
@@ -57,5 +58,6 @@ def depthfl(
         share = jnp.minimum(ctx.round.astype(float) / rounds, 1.0) if rounds else 1.0
         return jnp.asarray(distill) * jnp.exp(-5.0 * (1.0 - share) ** 2)
 
-    client = to_depth(local(optimizer, batches, weighting=weighting), levels, weight)
+    base = local(optimizer, batches, weighting=weighting)
+    client = to_depth(base, lambda deepest: fixed_groups(deepest, levels), weight)
     return compose(client, coverage(), server_opt(optax.sgd(server_rate)))

@@ -17,6 +17,7 @@ from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData
 from fedjax_sim.transforms.correction import add_correction, remember_sum
+from fedjax_sim.transforms.plain import scales
 
 
 class Controlled(NamedTuple):
@@ -42,9 +43,10 @@ def controlled(
 ) -> Callable[[Task], ClientUpdate]:
     """Local training on `g + c - c_i`; the client's row is its control variate c_i.
 
-    The new c_i is the mean of the raw gradients met on the way. For SGD of rate eta that is
-    option II of the paper, `c_i - c + (x - y) / (steps eta)`, to the letter; unlike it, it
-    needs no rate and holds for any optimizer and schedule. With `measure` it is the exact
+    The new c_i is the mean of the raw gradients met on the way. For plain SGD of rate eta it is
+    found as in option II of the paper, `c_i - c + (x - y) / (steps eta)`; for any other optimizer,
+    schedule and narrow dtype the gradients are summed, which carries P more and takes three passes
+    over it in every step. With `measure` it is the exact
     gradient at the received model, option I. A client that takes no local step keeps its c_i.
 
     Args:
@@ -69,39 +71,65 @@ def controlled(
 def _controlled(
     optimizer: Any, batches: Batches | None, weighting: Weighting, measured: bool
 ) -> Callable[[Task], ClientUpdate]:
-    steer = optax.chain(add_correction(), optax.with_extra_args_support(optimizer))
-    chain = steer if measured else optax.chain(remember_sum(), steer)
-    base_of = local(chain, batches, weighting=weighting)
+    optimizer = optax.with_extra_args_support(optimizer)
+    steer = optax.chain(add_correction(), optimizer)
+    summing_of = local(optax.chain(remember_sum(), steer), batches, weighting=weighting)
+    plain_of = local(steer, batches, weighting=weighting)
 
     def build(task: Task) -> ClientUpdate:
-        base = base_of(task)
+        summing, plain = summing_of(task), plain_of(task)
+
+        def base_and_rates(received: Controlled) -> tuple[ClientUpdate, PyTree | None]:
+            """Where steps say what the gradients were, no sum of them is carried."""
+            rates = None if measured else _rates(optimizer, received.model.params)
+            return (plain if measured or rates is not None else summing), rates
 
         def init(key: Array, model: Model) -> PyTree:
             del key
             return jax.tree.map(jnp.zeros_like, model.params)
 
         def start(ctx: Context, received: Controlled, row: PyTree, data: ClientData) -> LocalWork:
-            work = base.start(ctx, received.model, (), data)
+            work = base_and_rates(received)[0].start(ctx, received.model, (), data)
             return work._replace(extra={"correction": tree.sub(received.control, row)})
 
         def step(
             ctx: Context, t: Array, work: LocalWork, received: Controlled, data: ClientData
         ) -> LocalWork:
-            return base.step(ctx, t, work, received.model, data)
+            return base_and_rates(received)[0].step(ctx, t, work, received.model, data)
 
         def finish(
             ctx: Context, work: LocalWork, received: Controlled, row: PyTree, data: ClientData
         ) -> tuple[Report, PyTree]:
+            base, rates = base_and_rates(received)
             report, _ = base.finish(ctx, work, received.model, (), data)
             steps = base.steps(ctx, data)
             if measured:
                 fresh = received.measured
+            elif rates is not None:
+                moved = report.update.params
+                fresh = _met(moved, rates, steps, work.extra["correction"], row)
             else:
                 safe = jnp.maximum(steps, 1)
                 fresh = jax.tree.map(lambda s: s / safe.astype(s.dtype), work.opt[0].total)
             fresh = tree.where(steps > 0, fresh, row)
             return report._replace(update=Controlled(report.update, tree.sub(row, fresh))), fresh
 
-        return ClientUpdate(init, base.steps, start, step, finish)
+        return ClientUpdate(init, plain.steps, start, step, finish)
 
     return build
+
+
+def _rates(optimizer: Any, params: PyTree) -> PyTree | None:
+    """The rates of plain SGD; None for any other optimizer, and for a model of few digits."""
+    few = any(jnp.finfo(p.dtype).bits < 32 for p in jax.tree.leaves(params))
+    return None if few else scales(optimizer, params)
+
+
+def _met(moved: PyTree, rates: PyTree, steps: Array, correction: PyTree, row: PyTree) -> PyTree:
+    """The mean raw gradient, `(x - y) / (steps eta) - (c - c_i)`; c_i stays where eta is 0."""
+
+    def one(m: Array, a: Array, c: Array, old: Array) -> Array:
+        total = a * jnp.maximum(steps, 1).astype(m.dtype)
+        return jnp.where(total != 0, m / jnp.where(total != 0, total, 1) - c, old)
+
+    return jax.tree.map(one, moved, rates, correction, row)

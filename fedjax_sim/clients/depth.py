@@ -13,14 +13,14 @@ from fedjax_sim.clients import parts
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Member, Model, PyTree, Report
 from fedjax_sim.data.batching import ClientData
-from fedjax_sim.server.many import fixed_groups
 from fedjax_sim.tasks.exits import depths
 from fedjax_sim.tasks.objectives import mean_where
 
+Levels = Callable[[int], Callable[[Member], Array]]
 Weight = Callable[[Context], Array]
 
 
-def to_depth(client: Callable[[Task], ClientUpdate], levels: Any, weight: Weight) -> Any:
+def to_depth(client: Callable[[Task], ClientUpdate], levels: Levels, weight: Weight) -> Any:
     """Train and report, as `Covered`, the blocks up to a client's own exit.
 
     `sum_{i <= d} CE_i + weight / (d - 1) sum_i sum_{j != i} KL(p_j || p_i)`, where no gradient
@@ -28,8 +28,7 @@ def to_depth(client: Callable[[Task], ClientUpdate], levels: Any, weight: Weight
 
     Args:
       client: local training that receives a `Model`, such as `local`.
-      levels: of every client, `[N]`; level 0 has all D exits, level l has `D - l`. Client i has
-        `i % D` by default.
+      levels: `(D) -> ((Member) -> int32)`; level 0 has all D exits, level l has `D - l`.
       weight: `(Context) -> scalar`, of what exits learn from one another.
 
     Returns:
@@ -41,12 +40,9 @@ def to_depth(client: Callable[[Task], ClientUpdate], levels: Any, weight: Weight
     def build(task: Task) -> ClientUpdate:
         base = client(task)
 
-        def level_of(member: Member, deepest: int) -> Array:
-            return fixed_groups(deepest, levels)(member)
-
         def step(ctx: Context, t: Array, work: PyTree, received: Model, data: ClientData) -> Any:
             of = _depths(task, received, data)
-            level = level_of(ctx.member, max(of))
+            level = levels(max(of))(ctx.member)
             own = client(task._replace(loss=_loss(task, of, level, weight(ctx))))
             return own.step(ctx, t, work, received, data)
 
@@ -55,7 +51,7 @@ def to_depth(client: Callable[[Task], ClientUpdate], levels: Any, weight: Weight
         ) -> tuple[Report, PyTree]:
             said, row = base.finish(ctx, work, received, row, data)
             of = _depths(task, received, data)
-            level = level_of(ctx.member, max(of))
+            level = levels(max(of))(ctx.member)
             holds = _held(of, said.update, max(of) - level)
             aux = said.aux | {"held": parts.share(holds, said.update)}
             return said._replace(update=Covered(said.update, holds), group=level, aux=aux), row

@@ -8,6 +8,7 @@ every local step folds in the step last.
 from __future__ import annotations
 
 import enum
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,7 @@ def fold_in(key: Array, data: Array | int) -> Array:
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
+@functools.partial(jax.jit, inline=True)  # traced once, not at every key
 def _threefry(k0: Array, k1: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     """One block of Threefry-2x32, 20 rounds (Salmon et al., Parallel Random Numbers, 2011)."""
     schedule = (k0, k1, k0 ^ k1 ^ jnp.uint32(0x1BD11BDA))

@@ -9,6 +9,7 @@ of rounds, works for every size without cycle walking, and fuses into one elemen
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ def _scaled(h: Array, size: Array) -> Array:
     return h_high * high + (middle >> 16) + (carry >> 16)
 
 
+@functools.partial(jax.jit, inline=True)  # traced once for all that read batches
 def shuffled(words: Array, epoch: Array, position: Array, size: Array) -> Array:
     """Where `position` goes under the permutation of `0 .. size-1` drawn by (words, epoch).
 

@@ -194,7 +194,9 @@ def resolve(file: Table, overrides: Table | None = None) -> Experiment:
 def _suited(file: Table, overrides: Table) -> Table:
     """The bundled file with the model that an override's algorithm needs; any other as it is."""
     entry = ALGORITHMS.get(_at(overrides, ALGORITHM).get("name", ""))
-    if entry is None or entry.model is None or MODEL in overrides or file != read(None):
+    if entry is None or entry.model is None or "name" in _at(overrides, MODEL):
+        return file
+    if file != read(None):
         return file
     return file | {MODEL: dict(entry.model)}
 

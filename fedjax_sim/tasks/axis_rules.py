@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.extend import core as jex
 
+from fedjax_sim.core.programs import called
 from fedjax_sim.tasks.axis_groups import Groups, Label, regroup
 
 _ELEMENTWISE = {
@@ -221,14 +222,3 @@ class _Scope:
         self._put(eqn, labels)
 
     _reduce_window_max = _reduce_window_sum = _reduce_window_min = _window
-
-
-def called(eqn: Any) -> Any:
-    """The program that an equation runs once, as it is, or None."""
-    if eqn.primitive.name in ("scan", "while", "cond"):
-        return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = eqn.params.get(key)
-        if isinstance(inner, (jex.ClosedJaxpr, jex.Jaxpr)):
-            return inner
-    return None

@@ -13,9 +13,9 @@ from jax.extend import core as jex
 
 from fedjax_sim.core.checks import InputError, choice, integer
 from fedjax_sim.core.contracts import Task
+from fedjax_sim.core.programs import called
 from fedjax_sim.core.types import Array, Batch, Model, PyTree
 from fedjax_sim.tasks import layers
-from fedjax_sim.tasks.axis_rules import called
 from fedjax_sim.tasks.networks import ModelSpec, Network, as_network, from_functions
 
 

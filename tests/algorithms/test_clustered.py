@@ -247,7 +247,7 @@ ONE = {
 }
 
 
-@pytest.mark.parametrize("name", few(ONE, "hypcluster", "grouped"))
+@pytest.mark.parametrize("name", few(ONE, "hypcluster"))
 def test_one_group_or_edges_that_always_meet_are_fedavg(x64, fedavg_end, name):
     model, records = fedavg_end
     run, state, got = simulate(ONE[name](), Plan())

@@ -86,7 +86,7 @@ def stop_after(runs: int) -> Any:
 @pytest.mark.parametrize(
     "go_on",
     [
-        pytest.param(SWEEP, id="same command"),
+        pytest.param(SWEEP, id="same command", marks=pytest.mark.slow),
         pytest.param(["sweep"], id="folder alone", marks=pytest.mark.slow),
         pytest.param(["resume"], id="resume", marks=pytest.mark.slow),
     ],

@@ -9,6 +9,7 @@ import optax
 import pytest
 from helpers import CLASSES, flat, softmax_data, softmax_task, window
 from oracles.softmax import loss
+from sparing import few
 
 from fedjax_sim.clients.phases import best_first, loss_first
 from fedjax_sim.clients.sgd import local
@@ -39,7 +40,7 @@ def _models(m):
 
 
 @pytest.mark.parametrize("i", [0, 1])
-@pytest.mark.parametrize("size", [3, 100])
+@pytest.mark.parametrize("size", few([3, 100], 3))
 def test_the_loss_before_training_is_measured_and_training_is_as_without(x64, i, size) -> None:
     data, task = softmax_data(SIZES), softmax_task()
     model = jax.tree.map(lambda v: v[0], _models(1))

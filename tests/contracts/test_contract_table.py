@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from contracts.table import CHUNK, NAMES, SILENT, SIZES, TABLE, N, bound, members, told
 from helpers import Run, assert_trees_close, assert_trees_equal, softmax_data, softmax_task
+from sparing import few
 
 from fedjax_sim.algorithms.registry import ALGORITHMS
 from fedjax_sim.core.contracts import Aggregator, Algorithm, ClientUpdate, ServerUpdate
@@ -48,7 +49,7 @@ def test_pieces_have_the_contracts_types(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("bits", few([32, 64], 32))
 def test_dtypes_are_kept(name, bits):
     """Every leaf of the state comes back with the dtype, shape and strength it went in with."""
     with jax.enable_x64(bits == 64):
@@ -79,9 +80,14 @@ def client_0(made, state, row):
 
 
 NARROW = [(n, 32, "bfloat16") for n in NAMES] + [(n, 64, "float32") for n in ("fedprox", "fedadam")]
+# One or two of a family by default.
+SEEN = {*("fedadam", "fednova", "scaffold", "fedcm", "qfedavg", "fedem", "fedper", "pfedme")}
+SEEN |= {"fedmd", "heterofl", "lora"}
 
 
-@pytest.mark.parametrize(("name", "bits", "dtype"), NARROW)
+@pytest.mark.parametrize(
+    ("name", "bits", "dtype"), few(NARROW, *(n for n in NARROW if n[0] in SEEN), several=True)
+)
 def test_a_model_narrower_than_the_numbers_stays_narrow(name, bits, dtype):
     """Traced rates are of the default float; parameters and moments keep theirs."""
     with jax.enable_x64(bits == 64):

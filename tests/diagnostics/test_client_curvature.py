@@ -7,6 +7,7 @@ import pytest
 from helpers import CLASSES, DIM, flat, softmax_data, softmax_task, window
 from jax.flatten_util import ravel_pytree
 from oracles.curvature import softmax_gradient, softmax_hessian
+from sparing import few
 
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.types import Model
@@ -27,7 +28,7 @@ def order():
     return np.asarray(ravel_pytree(names)[0])
 
 
-@pytest.mark.parametrize("plan", [Plan(1, 1), Plan(3, 1), Plan(2, 2)], ids=str)
+@pytest.mark.parametrize("plan", few([Plan(1, 1), Plan(3, 1), Plan(2, 2)], Plan(2, 2)), ids=str)
 def test_gradients_and_eigenvalues_equal_numpy(plan):
     task, data = softmax_task(), softmax_data(SIZES)
     model, at = task.init(jax.random.key(1)), order()

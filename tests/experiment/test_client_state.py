@@ -85,7 +85,8 @@ def test_a_crash_after_a_checkpoint_changes_no_row(
         session(out, resume=True, client_state="device")
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_clients_own_models_are_evaluated_some_at_a_time(devices: int) -> None:
     recipe = fs.algorithms.local_only(optax.adam(0.05), batch_size=2)
     same: dict[str, Any] = {"recipe": recipe, "rounds": 6, "devices": devices}

@@ -74,7 +74,7 @@ def test_adapted_and_unseen_are_those_of_a_plain_loop(fed):
     assert "unseen clients' accuracy, adapted" in run.table()
 
 
-@pytest.mark.parametrize("where", few(["device", "host"], "device"))
+@pytest.mark.parametrize("where", few(["device", "host"]))
 def test_models_of_ones_own_are_adapted_too_and_strangers_keep_the_first(fed, where):
     rule = Evaluation(unseen=0.5, adapt_epochs=1, adapt_batch_size=1000)
     recipe = fs.algorithms.local_only(optax.sgd(0.2))

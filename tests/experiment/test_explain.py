@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from experiment.little import DIM, federation, recipe, session, settings
+from sparing import few
 
 import fedjax_sim as fs
 from fedjax_sim.algorithms import fedavg
@@ -68,7 +69,7 @@ def test_the_refusal_leaves_nothing_behind(monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", few([80, 120], 80))
 def test_the_table_fits_its_width_and_names_every_kind(width):
     text = told().table(width)
     assert max(map(len, text.splitlines())) <= width

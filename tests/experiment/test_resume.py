@@ -140,6 +140,7 @@ def assert_unharmed(out: Path, rounds: int = ROUNDS) -> None:
     little.assert_same(resumed, little.session(rounds=rounds).run())
 
 
+@pytest.mark.slow
 def test_sigkill_twice_and_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
     for lines in (10, 40):

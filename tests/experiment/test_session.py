@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from experiment import little
+from sparing import few
 
 import fedjax_sim as fs
 from fedjax_sim.core.checks import InputError
@@ -143,7 +144,7 @@ def test_a_round_in_which_nobody_trains_is_no_divergence() -> None:
     assert run.records[0]["nonfinite"] == ["train_loss"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_a_signal_ends_the_chunk_writes_a_checkpoint_and_can_be_resumed(
     tmp_path: Path, number: int
 ) -> None:

@@ -153,6 +153,7 @@ def test_the_oracles_derivatives_are_derivatives():
         np.testing.assert_allclose(got, (a - b) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_no_radius_is_fedavg(x64):
     """Bitwise, while perturbations of length zero are counted."""
     data = federation()
@@ -168,6 +169,7 @@ def test_no_radius_is_fedavg(x64):
     assert int(states[0].algorithm.server.perturbations) == 3  # rounds 0, 2 and 4
 
 
+@pytest.mark.slow
 def test_no_threshold_is_fedsgd(x64):
     """Curvature is followed by nobody where no gradient is small; momentum goes on."""
     data = federation()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sparing import few
 
 from fedjax_sim.clients import parts
 from fedjax_sim.core.types import Model
@@ -72,7 +73,7 @@ def test_products_of_two_activations_are_no_width():
     assert layout(predict, model, (4,), jnp.float32).sizes == ()
 
 
-@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("first", few([0, 3], 3))
 @pytest.mark.parametrize(
     ("model", "x_shape"),
     [(cnn_heterofl(4, 6), (6, 6)), (models.mlp(5, 8, norm="batch"), (4,)), ("flattened", (4, 4))],

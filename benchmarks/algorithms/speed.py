@@ -1,0 +1,155 @@
+"""What does a round of each stateless algorithm cost, beside FedAvg's?
+
+    python benchmarks/algorithms/speed.py [--only NAME ...] [--pairs 5]
+
+The bundled digits (20 clients, 10 a round, two hidden layers of 200 units, 2 epochs of batches of
+10, plain SGD, one lane on one device), evaluation left out: rounds of the algorithm and of FedAvg
+in turn in one process, and the median over pairs of the ratio of their times. `passes` is what the
+algorithm computes of gradients in a round, FedAvg's two epochs being 1, a forward pass a third of
+a gradient; the bar is 1.15 x `passes`. Where parts of a model are trained `passes` is left at 1.
+
+Predicted: what changes weights, servers or losses alone is within 1.05; what adds a vector of the
+model's size to every step (mimelite, fedcm, fedlin) pays 1.2 to 1.6 beyond its passes on a model as
+small as this, for its steps are bound by the memory's bandwidth and not by products.
+
+Writes benchmarks/results/algorithm_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from machine import describe
+from records import RESULTS, Row, merge
+
+from fedjax_sim.algorithms.registry import ALGORITHMS
+from fedjax_sim.core.checks import InputError
+from fedjax_sim.experiment import config
+from fedjax_sim.experiment.build import build, federation
+from fedjax_sim.experiment.dispatch import Dispatch
+from fedjax_sim.experiment.prepare import prepare
+
+RESULT = RESULTS / "algorithm_speed.json"
+BAR, CHUNK, EPOCHS = 1.15, 4, 2
+FORWARD = 1 / 3
+# Epochs of gradients in a round beside those of the local steps; an average over two rounds where
+# a step of the model takes two.
+_MORE = {
+    "fedsgd": 1 - EPOCHS,
+    "negative_curvature": 1 + 2 - EPOCHS,  # a gradient, and a Hessian times a vector
+    "qfedavg": FORWARD,
+    "term": FORWARD,
+    "afl": FORWARD,
+    "mimelite": 1,
+    "mime": (1 + 2 * EPOCHS) / 2 - EPOCHS,
+    "fedlin": (1 + 1 + EPOCHS) / 2 - EPOCHS,
+    "fedntd": FORWARD * EPOCHS,
+    "perfedavg": EPOCHS,
+}
+# Learners of another kind: all examples, or work at the server.
+_OTHER = {"centralized", "feddf", "fedamp", "fedfomo"}
+_VALUES: dict[str, Any] = {
+    "client.epochs": EPOCHS,
+    "client.batch_size": 10,
+    "client.learning_rate": 0.01,
+    "run.rounds": 10**6,
+    "run.cohort": 10,
+    "run.eval_every": 10**6,
+    "run.checkpoint_every": 0,
+    "data.partition.clients": 20,
+    "diagnosis.verdict": False,
+    "diagnosis.drift_every": 0,
+    "plan.devices": 1,
+    "plan.lanes": 1,
+}
+
+
+def compiled(name: str, fed: Any) -> tuple[Dispatch, Any]:
+    """The algorithm's program, and its first state."""
+    values = _VALUES | {"algorithm.name": name}
+    if not ALGORITHMS[name].batches:
+        values = {
+            k: v for k, v in values.items() if k not in ("client.epochs", "client.batch_size")
+        }
+    asked = config.resolve(config.read(None), config.overrides_table(values))
+    built = build(asked, fed)
+    settings = dataclasses.replace(built.settings, chunk=CHUNK)
+    dispatch = Dispatch(prepare(built.recipe, built.task, built.federation, settings))
+    dispatch.compile()
+    return dispatch, dispatch.first_state()
+
+
+class Side:
+    """One algorithm, warm."""
+
+    def __init__(self, name: str, fed: Any) -> None:
+        self._dispatch, self._state = compiled(name, fed)
+        self.stateless = not jax.tree.leaves(self._dispatch.shapes.rows)
+        self.run(1)
+
+    def run(self, chunks: int) -> float:
+        """Seconds of so many chunks."""
+        began = time.perf_counter()
+        for _ in range(chunks):
+            self._state, _ = self._dispatch(self._state, CHUNK)
+        jax.block_until_ready(self._state)
+        return time.perf_counter() - began
+
+
+def measured(name: str, base: Side, fed: Any, pairs: int) -> Row | None:
+    """One algorithm's row; None where clients keep state."""
+    mine = Side(name, fed)
+    if not mine.stateless:
+        return None
+    chunks = max(1, round(1.0 / mine.run(2) * 2))
+    timed = [(mine.run(chunks), base.run(chunks)) for _ in range(pairs)]
+    ratios = [a / b for a, b in timed]
+    passes = None if name in _OTHER else round(1 + _MORE.get(name, 0) / EPOCHS, 3)
+    ratio = round(float(np.median(ratios)), 3)
+    return {
+        "algorithm": name,
+        "ratio": ratio,
+        "ratios": np.round(sorted(ratios), 3).tolist(),
+        "passes": passes,
+        "ms_a_round": round(1e3 * float(np.median([a for a, _ in timed])) / chunks / CHUNK, 3),
+        "met": None if passes is None else ratio <= BAR * passes,
+        "load": os.getloadavg()[0],
+        "machine": describe(),
+    }
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ALGORITHMS))
+    parser.add_argument("--pairs", type=int, default=5)
+    given = parser.parse_args()
+    fed = federation(config.resolve(config.read(None), config.overrides_table(_VALUES)))
+    base = Side("fedavg", fed)
+    for name in given.only or ALGORITHMS:
+        try:
+            row = measured(name, base, fed, given.pairs)
+        except InputError as error:
+            print(f"{name:20} refused: {error}", flush=True)
+            continue
+        if row is None:
+            continue
+        verdict = {None: "-", True: "met", False: "MISSED"}[row["met"]]
+        told = f"{name:20} x {row['ratio']:.3f} {row['ratios']} passes {row['passes']} {verdict}"
+        print(told, flush=True)
+        merge(RESULT, [row], ("algorithm",))
+
+
+if __name__ == "__main__":
+    main()
