@@ -11,6 +11,7 @@ from fedjax_sim.aggregation.coverage import coverage
 from fedjax_sim.clients.ordered import ordered
 from fedjax_sim.clients.sgd import Weighting, local
 from fedjax_sim.clients.width import ratios_of, widths
+from fedjax_sim.core.checks import integer
 from fedjax_sim.core.types import Array
 from fedjax_sim.data.batching import Batches
 from fedjax_sim.engine.compose import Recipe, compose, recipe
@@ -57,7 +58,8 @@ def fjord(
       arXiv:2102.13451, algorithm 1; from memory, the distillation after the public baseline of
       Flower. Batch norms are shared by all widths; the paper keeps one for each.
     """
-    even = [1 - j / tiers for j in range(tiers)] if ratios is None else ratios
+    many = integer("algorithm.tiers", tiers, least=1)
+    even = [1 - j / many for j in range(many)] if ratios is None else ratios
     shares = ratios_of(tiers, even)
     which = widths(shares, fixed_groups(len(shares), levels))
     base = local(optimizer, batches, weighting=weighting)

@@ -95,6 +95,19 @@ def test_an_algorithm_brings_its_own_rate_to_the_bundled_experiment_only() -> No
     assert config.resolve(bundled, given).client.learning_rate == 0.3
 
 
+def test_an_algorithm_brings_the_model_it_needs_to_the_bundled_experiment_only() -> None:
+    bundled, named = config.read(None), {"algorithm": {"name": "depthfl"}}
+    found = config.resolve(bundled, named)
+    assert found.table["model"]["name"] == "mlp_exits"
+    assert "model: mlp_exits, which depthfl needs" in found.notes
+    wide = config.resolve(bundled, named | {"model": {"widths": [9, 8]}})
+    assert wide.table["model"]["widths"] == [9, 8] and wide.table["model"]["name"] == "mlp_exits"
+    own = config.resolve(bundled, named | {"model": {"name": "logistic"}})
+    assert own.table["model"]["name"] == "logistic" and not any("needs" in n for n in own.notes)
+    mine = bundled | {"model": {"name": "mlp", "widths": [4]}}
+    assert config.resolve(mine, named).table["model"]["widths"] == [4]
+
+
 def test_an_override_is_never_left_behind() -> None:
     with pytest.raises(InputError, match=r"algorithm\.mu = 0\.5"):
         resolve({"algorithm.name": "fedavg", "algorithm.mu": 0.5})

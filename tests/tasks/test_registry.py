@@ -38,6 +38,8 @@ def test_entries_are_introspectable(entry):
         ({"name": "lstm_chars"}, "model.vocab", "is needed"),
         ({"name": "mlp", "widths": [0]}, "model.widths", "at least 1"),
         ({"name": "mlp", "widths": 3}, "model.widths", "list"),
+        ({"name": "mlp_exits", "widths": []}, "model.widths", "at least one layer"),
+        ({"name": "mlp_exits", "widths": 3}, "model.widths", "list"),
     ],
 )
 def test_bad_tables_name_the_field(config, field, words):
