@@ -178,19 +178,12 @@ def with_modes(network: Network) -> Network:
         return outputs, Measured(_solved(network, plain, x, key, mask))
 
     def frozen(run: Callable[..., tuple[Any, PyTree]]) -> Callable[..., tuple[Any, PyTree]]:
-        def call(
-            model: Model,
-            x: Array,
-            *,
-            key: Array | None = None,
-            train: bool = False,
-            mask: Array | None = None,
-        ) -> tuple[Any, PyTree]:
+        def call(model: Model, x: Array, *, train: bool = False, **more: Any) -> tuple[Any, PyTree]:
             marked = model.state
             if not isinstance(marked, Frozen):
-                return run(model, x, key=key, train=train, mask=mask)
+                return run(model, x, train=train, **more)
             plain = Model(model.params, marked.state)
-            return run(plain, x, key=key, train=False, mask=mask)[0], marked
+            return run(plain, x, train=False, **more)[0], marked
 
         return call
 
