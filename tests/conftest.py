@@ -37,7 +37,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # Rooms whose tests compare numbers within a tolerance: most of their time is XLA's, so their
 # programs are compiled with few optimizations. The engine's own tests see what a user runs.
-_QUICK = {"aggregation", "algorithms", "cli", "clients", "diagnostics", "docs", "grouping"} | {
+_QUICK = {"aggregation", "algorithms", "cli", "clients", "diagnostics", "docs", "experiment"} | {
+    "grouping",
     "sampling",
     "server",
     "systems",

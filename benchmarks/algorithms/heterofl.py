@@ -181,10 +181,11 @@ def main() -> None:
                 courses[arm].append(course)
                 print(name, seed, arm, *(f"{v:.4f}" for v in course), flush=True)
         base = courses["all a"]
-        rows = [row_of(name, arm, own, base) for arm, own in courses.items()]
+        rounds = {"rounds": given.rounds or load.rounds}
+        rows = [row_of(name, arm, own, base) | rounds for arm, own in courses.items()]
         for row in rows:
             print({k: v for k, v in row.items() if k != "machine"})
-        records.merge(RESULT, rows, ("workload", "arm"))
+        records.merge(RESULT, rows, ("workload", "arm", "rounds"))
 
 
 if __name__ == "__main__":

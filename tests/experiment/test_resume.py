@@ -114,6 +114,7 @@ def start(out: Path, rounds: int = ROUNDS) -> subprocess.Popen[bytes]:
     here = Path(__file__).resolve()
     paths = [str(here.parents[1]), str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as this room's own programs
     return subprocess.Popen([sys.executable, "-c", code, str(out)], env=env)
 
 
