@@ -68,7 +68,8 @@ Accuracy in percent, mean of three seeds (lowest to highest), after 60 rounds of
 default parameters, none tuned: 20 clients of digits with labels by Dirichlet(0.3), 50 clients of
 MNIST with 300 examples of two classes each. *Clients*: on each client's own test examples, with
 the model that it would use. *Shared*: the shared model on the central test set. A dash: no model is
-shared, or not measured yet. About 10 %: it diverged at the common rate of 0.1. Made by `benchmarks/algorithms/catalogue.py`, which says more."""
+shared, or not measured yet. About 10 %: it diverged at the common rate of 0.1. Made by
+`benchmarks/algorithms/catalogue.py`, which says more."""
     return told + "\n\n" + "\n".join(lines)
 
 
