@@ -6,8 +6,8 @@ The bundled digits (20 clients, 10 a round, two hidden layers of 200 units, 2 ep
 10, plain SGD, one lane on one device), evaluation left out: rounds of the algorithm and of FedAvg
 in turn in one process, and the median over pairs of the ratio of their times. `passes` is what the
 algorithm computes of gradients in a round, FedAvg's two epochs being 1, a forward pass a third of
-a gradient; the bar is 1.15 x `passes`. Where parts of a model are trained `passes` is left at 1; DepthFL
-trains its own model, three layers with exits.
+a gradient; the bar is 1.15 x `passes`. Where parts of a model are trained `passes` is left at 1;
+DepthFL trains its own model, three layers with exits.
 
 Predicted: what changes weights, servers or losses alone is within 1.05; what adds a vector of the
 model's size to every step (mimelite, fedcm, fedlin) pays 1.2 to 1.6 beyond its passes on a model as
