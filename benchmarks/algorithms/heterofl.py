@@ -5,7 +5,9 @@
 A federation whose clients have levels a to e in equal numbers against one of a alone, the same
 clients, rounds and rates; one lane on one device, so that a local step runs the branch of its
 client's level and no other. `masked` is the same algorithm with whole arrays: its accuracy is
-that of `sliced`, its time says what the sliced form saves.
+that of `sliced`, its time says what the sliced form saves. `drawn`: a client's level is drawn anew
+each round, the paper's dynamic assignment, so that everyone's examples reach what level a alone
+holds.
 
 A model with batch norm is settled after the run, in every arm: the paper's static batch norm asks
 all clients for statistics at the end, and averages of five widths' running ones mean nothing.
@@ -45,6 +47,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "all a": {"ratios": (1.0,)},
     "a to e, sliced": {"form": "sliced"},
     "a to e, masked": {"form": "masked"},
+    "a to e, drawn": {"form": "sliced", "assign": "dynamic"},
 }
 
 
@@ -171,12 +174,14 @@ def main() -> None:
     parser.add_argument("--workload", nargs="+", choices=sorted(WORKLOADS), default=["digits"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, help="in place of the workload's own")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
+    arms = {arm: ARMS[arm] for arm in ("all a", *given.arms)}
     for name in given.workload:
         load = WORKLOADS[name]
-        courses: dict[str, list[Course]] = {arm: [] for arm in ARMS}
+        courses: dict[str, list[Course]] = {arm: [] for arm in arms}
         for seed in range(given.seeds):
-            for arm, setting in ARMS.items():
+            for arm, setting in arms.items():
                 course = run(load, setting, seed, given.rounds or load.rounds)
                 courses[arm].append(course)
                 print(name, seed, arm, *(f"{v:.4f}" for v in course), flush=True)

@@ -64,7 +64,7 @@ def make_sweep(
         bound to one device.
       mesh: D devices; W is a multiple of D.
       inner: `map`, `hyper`: a device's blocks one after another, and as many as `counts`
-        says (`map` is `hyper` with h = 1, which runs exactly what a single run does);
+        says (`map` is `hyper` with h = 1, which runs what a single run does, within a rounding);
         `vmap`: all of them at once, whatever `counts` says.
 
     Cost: memory W x h states; at work h runs a device, with `vmap` W / D x h.

@@ -69,7 +69,7 @@ def plain(builder):
 FEDLIN = {1: 0.75, 2: 0.5625, 5: 0.1999125, 10: 0.1247624}
 
 
-@pytest.mark.parametrize("builder", [fedlin, mime])
+@pytest.mark.parametrize("builder", few([fedlin, mime], fedlin))
 def test_fedlin_contracts_as_it_must(x64, builder):
     """`|1 - mean(c_i / a_i) mean(a)|` every two rounds; Mime with plain SGD likewise."""
     for steps, printed in FEDLIN.items():

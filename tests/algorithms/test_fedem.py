@@ -142,6 +142,7 @@ def test_one_component_is_fedavg(x64):
     np.testing.assert_array_equal(ours.rows.pi, 1.0)
 
 
+@pytest.mark.slow
 def test_planted_mixtures_are_found(x64):
     """Two ways to label; clients follow one, the other, or each in a known share."""
     rng, n, size = np.random.default_rng(0), 9, 120

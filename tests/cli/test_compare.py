@@ -40,7 +40,7 @@ lanes = 1
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`slow/s0`, `slow/s1`, `fast/s0`, `fast/s1`, `other` (other data) and the sweep `grid`."""
+    """`slow/s0`, `slow/s1`, `fast/s0`, `fast/s1`, `other` (other data)."""
     at = tmp_path_factory.mktemp("compare-cli")
     (at / "tiny.toml").write_text(TINY, encoding="utf-8")
     run = ["run", str(at / "tiny.toml")]
@@ -50,8 +50,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for seed in "01":
                 more = ["--client.learning_rate", rate, "--seed", seed]
                 assert main([*run, *more, "--out", str(at / name / f"s{seed}")]) == 0
-        grid = ["sweep", str(at / "tiny.toml"), "--seeds", "2", "--out", str(at / "grid")]
-        assert main([*grid, "--vary", "client.learning_rate", "[0.02, 0.3]"]) == 0
     shutil.copytree(at / "slow" / "s0", at / "other")
     config = at / "other" / "config.toml"
     config.write_text(config.read_text().replace("clients = 6", "clients = 8"))
@@ -61,7 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def workplace(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with links to the runs, to be left as it is found."""
-    for name in ("slow", "fast", "other", "grid"):
+    for name in ("slow", "fast", "other"):
         (tmp_path / name).symlink_to(folders / name, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -85,7 +83,14 @@ def test_a_table_says_who_is_faster(capsys: pytest.CaptureFixture[str]) -> None:
     assert [content(name) for name in ("slow", "fast")] == before
 
 
-def test_a_sweep_is_its_own_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_a_sweep_is_its_own_comparison(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fedjax_sim.cli.backend.prepare", lambda *args, **kwargs: None)
+    grid = ["sweep", str(folders / "tiny.toml"), "--seeds", "2", "--out", "grid"]
+    assert main([*grid, "--vary", "client.learning_rate", "[0.02, 0.3]"]) == 0
+    capsys.readouterr()
     assert main(["compare", "grid", "--target", "0.5", "--names", "low, high", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in told["rows"]] == ["low", "high"]

@@ -67,6 +67,7 @@ def test_where_clients_move_the_truth_is_that_of_the_round():
         np.testing.assert_allclose(got["group_ari"], want, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_against_the_groups_of_its_last_round():
     fed = fs.data.digits(fs.partition.iid(clients=8), test_fraction=0.2)
     fed = fs.data.rotated(fed, 2, moves_at=[2], movers=0.5)

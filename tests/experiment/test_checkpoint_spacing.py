@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from experiment.little import session
+from sparing import few
 
 from fedjax_sim.experiment import session as sessions
 
 
-@pytest.mark.parametrize(("apart_s", "kept"), [(0.0, [25, 50, 60]), (3600.0, [60])])
+@pytest.mark.parametrize(
+    ("apart_s", "kept"),
+    few([(0.0, [25, 50, 60]), (3600.0, [60])], (0.0, [25, 50, 60]), several=True),
+)
 def test_without_a_number_they_keep_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart_s: float, kept: list[int]
 ) -> None:

@@ -73,6 +73,7 @@ def pooled_loss(built, model):
     return float(built.task.loss(jax.random.key(0), model, batch)[0])
 
 
+@pytest.mark.slow
 def test_the_final_model_is_probed_and_the_answer_left(run):
     out, built, models = run
     (point,) = probe_run(out, how=QUICK)

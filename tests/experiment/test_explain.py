@@ -48,6 +48,7 @@ def test_rows_and_state_are_counted_to_the_byte():
     assert data < kinds[forecasts.DATA] < 8 * data + 4096
 
 
+@pytest.mark.slow
 def test_devices_and_lanes_that_are_given_are_kept():
     assert told(lanes=2, devices=2).plan == Plan(2, 2)
     assert "as given" in told(lanes=2, devices=2).why

@@ -125,6 +125,7 @@ def test_a_converged_run_ends_early(tmp_path: Path) -> None:
     assert again.finished_before and len(again.records) == len(run.records)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_comes_to_rest_once_its_rate_is_cut() -> None:
     """Rate 2.6 multiplies the error by -1.6; cut once, 1.3, by -0.3."""
     without = session(2.6, Policy()).run()
