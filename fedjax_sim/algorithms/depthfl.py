@@ -34,7 +34,7 @@ def depthfl(
     A client of depth d has the loss `sum_{i <= d} CE_i + a / (d - 1) sum_i sum_{j != i}
     KL(p_j || p_i)`: each exit learns from the labels and from the other exits. The model predicts
     with all exits (the mean of their outputs). Models with exits are `models.mlp_exits` and
-    `models.with_exits`; a model without has one, and this is FedAvg.
+    `tasks.with_exits`; a model without has one, and this is FedAvg.
 
     Args:
       optimizer: client optimizer (optax), or a function of named numbers.

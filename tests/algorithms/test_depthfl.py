@@ -129,7 +129,8 @@ def test_any_flax_module_with_exits(x64):
     outputs, _ = task.exits(KEY, model, batch)
     assert [o.shape for o in outputs] == [(4, CLASSES)] * 2
     *_, records = trained(depthfl(sgd, **ORDERED), with_exits(Blocks()))
-    assert np.isfinite(records["train_loss"]).all()
+    losses = np.asarray(records["train_loss"])
+    assert losses[-1] < losses[0]
     with pytest.raises(InputError, match="must be a tuple of outputs"):
         task_of(with_exits(models.mlp(3)))
 
