@@ -17,7 +17,7 @@ from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData
 from fedjax_sim.transforms.correction import add_correction, remember_sum
-from fedjax_sim.transforms.plain import scales
+from fedjax_sim.transforms.plain import rates_of
 
 
 class Controlled(NamedTuple):
@@ -81,7 +81,7 @@ def _controlled(
 
         def base_and_rates(received: Controlled) -> tuple[ClientUpdate, PyTree | None]:
             """Where steps say what the gradients were, no sum of them is carried."""
-            rates = None if measured else _rates(optimizer, received.model.params)
+            rates = None if measured else rates_of(optimizer, received.model.params)
             return (plain if measured or rates is not None else summing), rates
 
         def init(key: Array, model: Model) -> PyTree:
@@ -117,12 +117,6 @@ def _controlled(
         return ClientUpdate(init, plain.steps, start, step, finish)
 
     return build
-
-
-def _rates(optimizer: Any, params: PyTree) -> PyTree | None:
-    """The rates of plain SGD; None for any other optimizer, and for a model of few digits."""
-    few = any(jnp.finfo(p.dtype).bits < 32 for p in jax.tree.leaves(params))
-    return None if few else scales(optimizer, params)
 
 
 def _met(moved: PyTree, rates: PyTree, steps: Array, correction: PyTree, row: PyTree) -> PyTree:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_sim.clients.weights import WeightFunction, named
-from fedjax_sim.core import keys, tree
+from fedjax_sim.core import keys, order, tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData, Feed
@@ -73,7 +73,8 @@ def loss_and_gradient(
         return task.loss(key, Model(params, model.state), batch)
 
     (value, state), grads = jax.value_and_grad(loss, has_aux=True)(model.params)
-    return value, state, grads
+    # What reads the parameters comes before what is made of the gradients: see `order.after`.
+    return value, state, order.after(grads, grads)
 
 
 def _begin(

@@ -34,7 +34,7 @@ class CohortResult(NamedTuple):
 
     Attributes:
       acc: the merged accumulator.
-      rows: client states `[K, ...]` in cohort order.
+      rows: client states `[K, ...]` in cohort order, 0 for absent members.
       aux: `{name: [K, ...]}` in cohort order, 0 for absent members.
       steps: int32 `[K]`, local steps done.
       executed: int32, lane steps until the last device ended, over all devices: D times the

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_sim.core import tree
+from fedjax_sim.core import order, tree
 from fedjax_sim.core.contracts import Aggregator, ClientUpdate
 from fedjax_sim.core.types import Array, Context, Member, PyTree
 from fedjax_sim.data.batching import ClientData, DeviceShards
@@ -48,7 +48,7 @@ class LaneResult(NamedTuple):
 
     Attributes:
       acc: its accumulator.
-      rows: client states `[k, ...]`, those of absent members untouched.
+      rows: client states `[k, ...]`, 0 for absent members.
       aux: `{name: [k, ...]}` in queue order, 0 for absent members.
       executed: int32, lane steps run (idle lanes included).
     """
@@ -92,13 +92,18 @@ class _Carry(NamedTuple):
 
 
 class _Bound(NamedTuple):
-    """A ClientUpdate with everything but the job filled in."""
+    """A ClientUpdate with everything but the job filled in.
+
+    `rows` are as the round found them: read here and written elsewhere, for a table that a loop
+    both reads and writes is copied whole at every turn.
+    """
 
     client: ClientUpdate
     receive: Callable[..., PyTree]
     sent: PyTree
     data: DeviceShards
     jobs: Jobs
+    rows: PyTree
     round: Array
 
     def setting(self, job: Array) -> tuple[Context, PyTree, ClientData]:
@@ -106,17 +111,20 @@ class _Bound(NamedTuple):
         ctx = Context(self.jobs.key[job], self.round, member)
         return ctx, self.receive(self.sent, member), self.data.client(member.id)
 
-    def start(self, job: Array, rows: PyTree) -> PyTree:
+    def row(self, job: Array) -> PyTree:
+        return tree.take(self.rows, self.jobs.row[job])
+
+    def start(self, job: Array) -> PyTree:
         ctx, received, data = self.setting(job)
-        return self.client.start(ctx, received, tree.take(rows, self.jobs.row[job]), data)
+        return self.client.start(ctx, received, self.row(job), data)
 
     def step(self, job: Array, t: Array, work: PyTree) -> PyTree:
         ctx, received, data = self.setting(job)
         return self.client.step(ctx, t, work, received, data)
 
-    def finish(self, job: Array, work: PyTree, rows: PyTree) -> tuple[PyTree, PyTree]:
+    def finish(self, job: Array, work: PyTree) -> tuple[PyTree, PyTree]:
         ctx, received, data = self.setting(job)
-        return self.client.finish(ctx, work, received, tree.take(rows, self.jobs.row[job]), data)
+        return self.client.finish(ctx, work, received, self.row(job), data)
 
 
 def run_lanes(
@@ -148,17 +156,17 @@ def run_lanes(
       cohort_size: K of the whole cohort, for collecting aggregators.
       devices: how many devices do likewise, for the memory forecast.
 
-    Cost: memory L x work + one accumulator + rows; lane steps at most
+    Cost: memory L x work + one accumulator + rows twice, as found and as left; lane steps at most
     L x (longest + total / L).
     """
     k = jobs.steps.shape[0]
     pack = _Pack(min(plan.lanes, k))
-    bound = _Bound(client, receive, sent, data, jobs, round_index)
+    bound = _Bound(client, receive, sent, data, jobs, rows, round_index)
     n_present = jnp.sum(jobs.member.present, dtype=jnp.int32)
     first = jnp.arange(pack.lanes, dtype=jnp.int32)
-    start_all = pack.each(lambda job, t, work: bound.start(job, rows))
+    start_all = pack.each(lambda job, t, work: bound.start(job))
     work = tree.strong(start_all(first, first, ()))
-    report_shape, _ = jax.eval_shape(bound.finish, first[0], pack.take(work, first[0]), rows)
+    report_shape, _ = jax.eval_shape(bound.finish, first[0], pack.take(work, first[0]))
     refuse_oversize(
         "cohort",
         f"{cohort_size} reports in the aggregator",
@@ -173,7 +181,7 @@ def run_lanes(
         busy=first < n_present,
         work=work,
         queue=jnp.asarray(pack.lanes, jnp.int32),
-        rows=rows,
+        rows=tree.zeros(rows),
         acc=aggregator.zero(report_shape, cohort_size),
         aux={n: jnp.zeros((k, *s.shape), s.dtype) for n, s in report_shape.aux.items()},
         executed=jnp.zeros((), jnp.int32),
@@ -231,13 +239,13 @@ def _refill(
     def refill(c: _Carry) -> _Carry:
         lane = jnp.argmax(_ended(c)).astype(jnp.int32)
         job = c.job[lane]
-        report, row = bound.finish(job, pack.take(c.work, lane), c.rows)
+        report, row = bound.finish(job, pack.take(c.work, lane))
         rows = jax.tree.map(lambda old, new: old.at[jobs.row[job]].set(new), c.rows, row)
         one = jax.tree.map(lambda x: jnp.asarray(x)[None], report)
         acc = aggregator.accumulate(c.acc, one, jobs.position[job][None])
         aux = {n: c.aux[n].at[job].set(v) for n, v in report.aux.items()}
         upcoming = jnp.minimum(c.queue, k - 1)
-        work = tree.strong(bound.start(upcoming, rows))
+        work = order.after(tree.strong(bound.start(upcoming)), (acc, rows, aux))
         return c._replace(
             job=c.job.at[lane].set(upcoming),
             t=c.t.at[lane].set(0),
@@ -265,7 +273,7 @@ def _refill_many(
 
     def refill(c: _Carry) -> _Carry:
         ended = _ended(c)
-        report, row = jax.vmap(lambda job, w: bound.finish(job, w, c.rows))(c.job, c.work)
+        report, row = jax.vmap(bound.finish)(c.job, c.work)
         silent = jax.tree.map(jnp.zeros_like, report.weight)
         report = report._replace(weight=tree.where_rows(ended, report.weight, silent))
         target = jnp.where(ended, jobs.row[c.job], k)
@@ -277,7 +285,7 @@ def _refill_many(
         upcoming = jnp.minimum(wanted, k - 1)
 
         def start_next() -> PyTree:
-            fresh = tree.strong(jax.vmap(lambda job: bound.start(job, rows))(upcoming))
+            fresh = tree.strong(jax.vmap(bound.start)(upcoming))
             return tree.where_rows(ended, fresh, c.work)
 
         return c._replace(

@@ -105,10 +105,10 @@ def run_round(
         info = info._replace(scalars=info.scalars | seen)
     watched_for = after if then is None and algorithm.models is None else then
     sound = state.sound & _finite(watched_for, info)
-    new = (after, new_rows, observed, watched)
-    old = (state.algorithm, rows, state.sampler, state.watch)
-    after, new_rows, observed, watched = tree.where(sound, tree.strong(new), old)
-    rows = store.scatter(state.rows, cohort.members, new_rows)
+    new = tree.strong((after, observed, watched))
+    after, observed, watched = tree.where(sound, new, (state.algorithm, state.sampler, state.watch))
+    kept = cohort.members._replace(present=cohort.members.present & sound)
+    rows = store.scatter(state.rows, kept, tree.strong(new_rows))
     info = info._replace(scalars=info.scalars | {"sound": sound})
     if isinstance(state.rows, store.Pool):
         lacking = {"rows_missing": store.missing(state.rows, cohort.members)}

@@ -63,11 +63,16 @@ def measure_travel(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         grads: PyTree, state: Travel, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, Travel]:
         updates, kept = inner.update(grads, state.inner, params, **extra)
-        along, square = _dot(updates, grads), _dot(grads, grads)
-        rate = jnp.where(square > 0, -along / jnp.where(square > 0, square, 1), 0)
+        rate = -along(updates, grads)
         return updates, Travel(kept, state.length + rate.astype(state.length.dtype))
 
     return transformation(update, init)
+
+
+def along(moved: PyTree, way: PyTree) -> Array:
+    """`<moved, way> / |way|^2`: how many times `way` it is, a float scalar; 0 where `way` is 0."""
+    square = _dot(way, way)
+    return jnp.where(square > 0, _dot(moved, way) / jnp.where(square > 0, square, 1), 0)
 
 
 def _dot(a: PyTree, b: PyTree) -> Array:

@@ -51,6 +51,17 @@ def scales(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree | 
     return jax.tree.map(jnp.negative, update(ones))
 
 
+def rates_of(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree | None:
+    """`scales` where steps tell gradients: None also for a model of few digits.
+
+    Args:
+      optimizer: any optax transformation.
+      params: arrays, or their shapes.
+    """
+    few = any(jnp.finfo(p.dtype).bits < 32 for p in jax.tree.leaves(params))
+    return None if few else scales(optimizer, params)
+
+
 def _followed(jaxpr: Any, given: list[int | None]) -> list[int | None] | None:
     """For each output which input it is a multiple of; None where one is anything else."""
     of: dict[Any, int | None] = dict(zip(jaxpr.invars, given, strict=True))
