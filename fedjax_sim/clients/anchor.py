@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fedjax_sim.clients.sgd import GradientWork, gradient
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData
+from fedjax_sim.data.batching import WHOLE, Batches, ClientData
 
 Client = Callable[[Task], ClientUpdate]
 
@@ -44,14 +44,14 @@ def full_gradient(batches: Batches | None = None) -> Client:
     A straggler does its whole pass too: what it measures is exact.
 
     Args:
-      batches: how the pass takes the examples; 100 at a time by default.
+      batches: how the pass takes the examples; at most 100 at a time by default.
 
     Returns:
       `Task -> ClientUpdate` that receives what has a `.model`; its work is a `GradientWork`.
 
     Cost: one pass of gradients over the examples; P carried.
     """
-    rule = batches or Batches(size=100, shuffle=False)
+    rule = batches or WHOLE
     client = at_model(gradient(rule))
 
     def steps(ctx: Context, data: ClientData) -> Array:

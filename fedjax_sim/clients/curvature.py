@@ -12,7 +12,7 @@ from fedjax_sim.clients.sgd import Weighting, partial_steps, weigh
 from fedjax_sim.core import keys, tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData, Feed
+from fedjax_sim.data.batching import WHOLE, Batches, ClientData, Feed
 
 
 class Probe(NamedTuple):
@@ -87,7 +87,7 @@ def gradient_and_product(
     Hessian-vector product of the pooled loss.
 
     Args:
-      batches: `epochs=1` sees every example once; the default takes 100 at a time.
+      batches: `epochs=1` sees every example once; the default takes at most 100 at a time.
       weighting: see `clients.sgd.weigh`.
 
     Returns:
@@ -95,7 +95,7 @@ def gradient_and_product(
 
     Cost: about two of `clients.sgd.gradient`; 2 P travel each way; 3 P carried a lane.
     """
-    batches = batches or Batches(size=100, shuffle=False)
+    batches = batches or WHOLE
 
     def build(task: Task) -> ClientUpdate:
         def steps(ctx: Context, data: ClientData) -> Array:

@@ -15,7 +15,7 @@ from fedjax_sim.core import keys, tree
 from fedjax_sim.core.checks import InputError, choice, integer
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData, Feed
+from fedjax_sim.data.batching import WHOLE, Batches, ClientData, Feed
 
 OUTPUTS = ("auto", "probabilities", "values")
 _LOOK = 256  # examples from which a client that never took part finds its shares
@@ -96,7 +96,6 @@ def mixture(
     """
     m = integer("groups", groups, least=1)
     rule = batches or Batches()
-    whole = Batches(size=100, shuffle=False)
     opt = optax.with_extra_args_support(optimizer)
 
     def build(task: Task) -> ClientUpdate:
@@ -106,7 +105,7 @@ def mixture(
             return Shares(jnp.full(m, 1 / m), jnp.zeros((), jnp.int32))
 
         def first(data: ClientData) -> Array:
-            return whole.count(data.size, data.longest)
+            return WHOLE.count(data.size, data.longest)
 
         def steps(ctx: Context, data: ClientData) -> Array:
             return first(data) + partial_steps(rule.count(data.size, data.longest), ctx)
@@ -131,7 +130,7 @@ def mixture(
             n = first(data)
 
             def measure(work: MixtureWork) -> MixtureWork:
-                batch = data.batch(whole, jnp.zeros(2, jnp.uint32), t)
+                batch = data.batch(WHOLE, jnp.zeros(2, jnp.uint32), t)
                 q = responsibilities(task, _loss_key(ctx, t), received, work.pi, batch)
                 total, seen = summed(q, batch)
                 return work._replace(total=work.total + total, seen=work.seen + seen)

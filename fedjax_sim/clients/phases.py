@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fedjax_sim.core import keys, tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData
+from fedjax_sim.data.batching import WHOLE, Batches, ClientData
 
 
 class PhasedWork(NamedTuple):
@@ -116,12 +116,12 @@ def losses(batches: Batches | None = None, *, models: bool = False) -> Callable[
     """A first phase that measures the loss on the client's examples; its work is a `LossWork`.
 
     Args:
-      batches: `epochs=1` sees every example once; the default takes 100 at a time.
+      batches: `epochs=1` sees every example once; the default takes at most 100 at a time.
       models: what is received is a stack of M models, leaves `[M, ...]`: one loss for each.
 
     Cost: one forward pass over the examples, M with `models`, one model after another.
     """
-    rule = batches or Batches(size=100, shuffle=False)
+    rule = batches or WHOLE
 
     def build(task: Task) -> ClientUpdate:
         def start(ctx: Context, received: Model, row: PyTree, data: ClientData) -> LossWork:

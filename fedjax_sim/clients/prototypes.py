@@ -13,7 +13,7 @@ from fedjax_sim.clients.sgd import LocalWork, Weighting, local, weigh
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData
+from fedjax_sim.data.batching import WHOLE, Batches, ClientData
 
 
 class Known(NamedTuple):
@@ -93,14 +93,13 @@ def prototypes(
 
     Cost: one forward pass over the examples beside the local steps; a row is the model.
     """
-    whole = Batches(size=100, shuffle=False)
     train = local(optimizer, batches)
 
     def build(task: Task) -> ClientUpdate:
         plain, features = train(task), features_of(task)
 
         def steps(ctx: Context, data: ClientData) -> Array:
-            return plain.steps(ctx, data) + whole.count(data.size, data.longest)
+            return plain.steps(ctx, data) + WHOLE.count(data.size, data.longest)
 
         def start(ctx: Context, received: Any, row: OwnModel, data: ClientData) -> PrototypeWork:
             known = _held(task, received, data)
@@ -119,7 +118,7 @@ def prototypes(
                 return work._replace(local=client.step(ctx, t, work.local, begin, data))
 
             def measure(work: PrototypeWork) -> PrototypeWork:
-                batch = data.batch(whole, jnp.zeros(2, jnp.uint32), t - n)
+                batch = data.batch(WHOLE, jnp.zeros(2, jnp.uint32), t - n)
                 z = features(work.local.model, batch.x).astype(work.total.dtype)
                 return _summed(work, z, batch)
 

@@ -13,7 +13,7 @@ from fedjax_sim.clients.weights import WeightFunction, named
 from fedjax_sim.core import keys, order, tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
-from fedjax_sim.data.batching import Batches, ClientData, Feed
+from fedjax_sim.data.batching import WHOLE, Batches, ClientData, Feed
 
 Weighting = str | WeightFunction
 
@@ -164,11 +164,11 @@ def gradient(
     Summed batch by batch at fixed params, so memory does not grow with the client.
 
     Args:
-      batches: `epochs=1` sees every example once; the default takes 100 at a time.
+      batches: `epochs=1` sees every example once; the default takes at most 100 at a time.
       weighting: see `weigh`.
     """
     _check_weighting(weighting)
-    batches = batches or Batches(size=100, shuffle=False)
+    batches = batches or WHOLE
 
     def build(task: Task) -> ClientUpdate:
         def steps(ctx: Context, data: ClientData) -> Array:

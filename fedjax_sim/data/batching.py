@@ -85,6 +85,8 @@ class Batches:
         exactly over its mask. `drop`: left out (a client smaller than B then does no step).
         `topup`: batches run on into the next epoch's permutation, every batch is full.
       shuffle: a new permutation each epoch; False keeps the stored order.
+      even: B is at most `size`, and such that the largest client's epoch pads least: for sums over
+        all examples, to which batches make no difference.
     """
 
     epochs: Any = 1
@@ -92,6 +94,7 @@ class Batches:
     size: int | None = 10
     last: str = "partial"
     shuffle: bool = True
+    even: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -106,7 +109,9 @@ class Batches:
 
     def width(self, longest: int) -> int:
         """B, given the largest client's size."""
-        return longest if self.size is None else self.size
+        if self.size is None:
+            return longest
+        return -(-longest // max(-(-longest // self.size), 1)) if self.even else self.size
 
     def per_epoch(self, size: Array, longest: int) -> Array:
         """Batches in one epoch of a client with `size` examples, int32."""
@@ -118,7 +123,7 @@ class Batches:
     def count(self, size: Array, longest: int) -> Array:
         """Local steps of a client with `size` examples, int32."""
         if self.last == "topup" and self.size is not None and self.epochs is not None:
-            by_epochs = -(-(size * self.epochs) // self.size)
+            by_epochs = -(-(size * self.epochs) // self.width(longest))
         elif self.epochs is not None:
             by_epochs = self.per_epoch(size, longest) * self.epochs
         else:
@@ -154,6 +159,10 @@ class Batches:
         epoch = t // per_epoch
         position = (t - epoch * per_epoch) * width + slot
         return epoch, position, position < size
+
+
+WHOLE = Batches(size=100, shuffle=False, even=True)
+"""One pass over all of a client's examples, at most 100 at a time, in their order."""
 
 
 class Feed(NamedTuple):

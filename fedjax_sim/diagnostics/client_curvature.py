@@ -269,7 +269,7 @@ def client_prober(
     refuse_oversize("clients", words, plan.lanes * n_bytes, plan.devices, "take fewer steps")
     summed = sum_loss(task, measured or which_loss(task, model, data))
     longest = int(np.max(np.asarray(data.sizes)))
-    batches = Batches(size=-(-longest // -(-longest // batch_size)), shuffle=False)
+    batches = Batches(size=batch_size, shuffle=False, even=True)
     client = lanczos_client(summed, unravel, batches, steps)
     run = _program(client, data, longest, unravel, plan, seed)
 
