@@ -43,7 +43,7 @@ def lora(
       server: optimizer of the factors.
 
     Cost: `r (rows + columns)` numbers a kernel up; the records' downlink counts the base, which
-      real clients keep. A step merges the kernels (`r P` multiply-adds).
+      real clients keep. A step merges the kernels that are not matrices (`r P` multiply-adds).
     Reference: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021,
       arXiv:2106.09685, section 4.1, equation 3. Averaged by FedAvg here; the paper has one learner.
     """

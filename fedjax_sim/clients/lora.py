@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Batch, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import ClientData
-from fedjax_sim.tasks import lora
+from fedjax_sim.tasks.factored import evaluate
 from fedjax_sim.tasks.lora import Adapted
 
 
@@ -23,14 +23,16 @@ def adapting(
     Returns:
       `Task -> ClientUpdate` with `received` an `Adapted`.
 
-    Cost: each step makes the merged kernels: `r P` multiply-adds.
+    Cost: see `tasks.factored.evaluate`; kernels that are not matrices are merged at each step.
     """
 
     def build(task: Task) -> ClientUpdate:
         def on(base: PyTree) -> ClientUpdate:
             def loss(key: Array, model: Model, batch: Batch) -> tuple[Array, PyTree]:
-                params = lora.merged(base, model.params, alpha)
-                return task.loss(key, Model(params, model.state), batch)
+                def at(params: PyTree) -> tuple[Array, PyTree]:
+                    return task.loss(key, Model(params, model.state), batch)
+
+                return evaluate(at, base, model.params, alpha)
 
             return client(task._replace(loss=loss))
 

@@ -138,6 +138,6 @@ ENTRIES: dict[str, Entry] = {
         server=True,
         equation=r"W = W_0 + \tfrac{\alpha}{r} A B,\quad "
         r"(A, B) \leftarrow (A, B) - \sum_i w_i \Delta_i",
-        cost="r (rows + columns) numbers a kernel up; r P multiply-adds a step",
+        cost="r (rows + columns) numbers a kernel up",
     ),
 }

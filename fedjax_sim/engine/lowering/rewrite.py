@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
+from fedjax_sim.core.programs import alone
 from fedjax_sim.core.types import Array, PyTree
 from fedjax_sim.engine.lowering.rules import Replacement, Rules
 from fedjax_sim.engine.programs import scan_counts
@@ -100,15 +101,7 @@ def _run(eqn: Any, inputs: list[Any], rules: Rules) -> Sequence[Any]:
         descend = _DESCEND.get(eqn.primitive.name)
         if descend is not None:
             return descend(eqn, inputs, rules)
-    return _as_it_is(eqn, inputs)
-
-
-def _as_it_is(eqn: Any, inputs: list[Any]) -> Sequence[Any]:
-    """Run one equation by jax's own evaluator, which knows every primitive's calling form."""
-    given = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if isinstance(v, jex.Var)}
-    about = jex.DebugInfo("lower", eqn.primitive.name, None, None)
-    program = jex.Jaxpr((), list(given), eqn.outvars, [eqn], eqn.effects, about)
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(program, ()))(*given.values())
+    return alone(eqn, inputs)
 
 
 def _call(key: str) -> Callable[[Any, list[Any], Rules], Sequence[Any]]:
