@@ -65,8 +65,9 @@ def assert_same(a: Run, b: Run) -> None:
     assert a.summary["client_steps"] == b.summary["client_steps"]
 
 
-def slow_run(out: str, rounds: int, pause: float) -> None:
+def slow_run(out: str, rounds: int, pause: float, clients: int = 6, **changes: Any) -> None:
     """What the kill tests run in a process of its own; goes on where there is a run."""
     folder = Path(out)
     held = (folder / "config.toml").exists()
-    session(folder, resume=held, rounds=rounds).run(lambda _: time.sleep(pause))
+    given = {"federation": federation(clients=clients), "rounds": rounds} | changes
+    session(folder, resume=held, **given).run(lambda _: time.sleep(pause))

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from experiment import little
-from experiment.test_resume import Crash, crash_at
+from experiment.test_resume import Crash, crash_at, kill_when, start
 from sparing import few
 
 import fedjax_sim as fs
@@ -83,6 +83,22 @@ def test_a_crash_after_a_checkpoint_changes_no_row(
     little.assert_same(whole(finished), on_device)
     with pytest.raises(InputError, match=r"plan\.client_state"):
         session(out, resume=True, client_state="device")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["host", "disk"])
+def test_sigkill_changes_no_row(tmp_path: Path, form: str) -> None:
+    """Killed early, then in the middle of a write as likely as not, and run to its end."""
+    out, same = tmp_path / "run", {"rounds": 60, "eval_every": 4}
+    given = {"clients": CLIENTS, "client_state": form, "eval_every": 4}
+    for lines, wait in ((10, 0.01), (24, 0.0), (40, 0.02)):
+        kill_when(out, start(out, **given), lines, wait)
+        assert any((out / "checkpoints").glob("round_*"))
+    assert not (out / "summary.json").exists(), "the last kill came too late"
+    assert start(out, **given).wait() == 0
+    again = session(out, resume=True, client_state=form, **same).run()
+    assert again.finished_before
+    little.assert_same(whole(again), session(client_state="device", **same).run())
 
 
 @pytest.mark.slow

@@ -108,9 +108,9 @@ def test_altered_records_are_refused(tmp_path: Path) -> None:
             little.session(out, resume=True).run()
 
 
-def start(out: Path, rounds: int = ROUNDS) -> subprocess.Popen[bytes]:
+def start(out: Path, rounds: int = ROUNDS, **changes: Any) -> subprocess.Popen[bytes]:
     code = "import sys; from experiment import little; "
-    code += f"little.slow_run(sys.argv[1], {rounds}, 0.03)"
+    code += f"little.slow_run(sys.argv[1], {rounds}, 0.03, **{changes!r})"
     here = Path(__file__).resolve()
     paths = [str(here.parents[1]), str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
