@@ -7,15 +7,18 @@ The bundled digits (20 clients, 10 a round, two hidden layers of 200 units, 2 ep
 in turn in one process, and the median over pairs of the ratio of their times. `passes` is what the
 algorithm computes of gradients in a round, FedAvg's two epochs being 1, a forward pass a third of
 a gradient; the bar is 1.15 x `passes`. Where parts of a model are trained `passes` is left at 1;
-DepthFL trains its own model, three layers with exits.
+DepthFL is beside FedAvg of its own model, layers with exits.
 
 Predicted: what changes weights, servers or losses alone is within 1.05; what adds a vector of the
 model's size to every step (mimelite, fedcm, fedlin) pays 1.2 to 1.6 beyond its passes on a model as
 small as this, for its steps are bound by the memory's bandwidth and not by products.
 
-Seen: weights, servers and losses as predicted (.97 to 1.10, the median 3.7 until it was sorted by a
-network, 1.07 since); FedCM 1.49, MimeLite 1.56 for its 1.5 passes, FedLin 1.20; clustering on
-updates 1.26 to 1.34; LoRA 1.66, for it merges every kernel in every step.
+Seen, after steps came to write in place, which made FedAvg's own round a tenth shorter (decision
+0013): weights, servers and losses as predicted (.94 to 1.10, the median 3.7 until it was sorted by
+a network, 1.05 since); FedCM 1.11 (1.49 while it measured the rate that plain SGD states), FedLin
+1.12, Mime 1.42 and MimeLite 1.64 for their 1.25 and 1.5 passes. Above the bar: clustering on updates, 1.23
+to 1.35, which reads all K updates several times, and the three that measure a loss first, 1.35 to
+1.45 for 1.17 passes.
 
 Writes benchmarks/results/algorithm_speed.json.
 """
@@ -80,9 +83,13 @@ _VALUES: dict[str, Any] = {
 }
 
 
-def compiled(name: str, fed: Any) -> tuple[Dispatch, Any]:
+_MODELS = {"depthfl": {"model.name": "mlp_exits"}}
+"""Models that an algorithm needs, and so has FedAvg beside it."""
+
+
+def compiled(name: str, fed: Any, model: dict[str, Any] | None = None) -> tuple[Dispatch, Any]:
     """The algorithm's program, and its first state."""
-    values = _VALUES | {"algorithm.name": name}
+    values = _VALUES | {"algorithm.name": name} | (model or {})
     if not ALGORITHMS[name].batches:
         values = {
             k: v for k, v in values.items() if k not in ("client.epochs", "client.batch_size")
@@ -98,8 +105,8 @@ def compiled(name: str, fed: Any) -> tuple[Dispatch, Any]:
 class Side:
     """One algorithm, warm."""
 
-    def __init__(self, name: str, fed: Any) -> None:
-        self._dispatch, self._state = compiled(name, fed)
+    def __init__(self, name: str, fed: Any, model: dict[str, Any] | None = None) -> None:
+        self._dispatch, self._state = compiled(name, fed, model)
         self.stateless = not jax.tree.leaves(self._dispatch.shapes.rows)
         self.run(1)
 
@@ -114,9 +121,11 @@ class Side:
 
 def measured(name: str, base: Side, fed: Any, pairs: int) -> Row | None:
     """One algorithm's row; None where clients keep state."""
-    mine = Side(name, fed)
+    model = _MODELS.get(name)
+    mine = Side(name, fed, model)
     if not mine.stateless:
         return None
+    base = base if model is None else Side("fedavg", fed, model)
     chunks = max(1, round(1.0 / mine.run(2) * 2))
     timed = [(mine.run(chunks), base.run(chunks)) for _ in range(pairs)]
     ratios = [a / b for a, b in timed]

@@ -101,9 +101,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", few(CASES, "fedsgd, nesterov", "fedavg, gd", "fedavgm, heavy ball")
-)
+@pytest.mark.parametrize("case", few(CASES, "fedsgd, nesterov", "fedavgm, heavy ball"))
 def test_rates_are_the_published_ones(x64, case):
     """At the best rate and momentum; curvatures 1 (slowest), kappa, and one between."""
     side, method = case.split(", ")
@@ -204,8 +202,8 @@ def test_exit_time_from_a_saddle_is_the_closed_form(x64, down, y0):
 @pytest.mark.parametrize(
     "recipe",
     [
-        lambda: fedsgd(optax.sgd(0.1)),
-        lambda: fedsgd(optax.sgd(0.1, momentum=0.9)),
+        pytest.param(lambda: fedsgd(optax.sgd(0.1)), marks=pytest.mark.slow),
+        pytest.param(lambda: fedsgd(optax.sgd(0.1, momentum=0.9)), marks=pytest.mark.slow),
         lambda: fedsgd(optax.adam(0.01)),
         lambda: fedavg(optax.sgd(0.1), steps=5, batch_size=None),
     ],

@@ -94,7 +94,9 @@ CASES = {
 }
 
 
-QUICK = [n for n in CASES if n not in ("fedavg uniform", "fedavg by steps")]
+QUICK = [
+    n for n in CASES if n not in ("fedavg uniform", "fedavg by steps", "fedyogi", "fedadagrad")
+]
 
 
 @pytest.mark.parametrize("name", few(CASES, *QUICK))

@@ -103,7 +103,11 @@ def test_a_model_narrower_than_the_numbers_stays_narrow(name, bits, dtype):
         assert {v.dtype for v in held} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+ALIKE = ("hypcluster", "ifca_gradient", "fedyogi", "fedadagrad", "fedphp", "lg_fedavg")
+"""Those whose programs are put together as another one's; compiled once by the slow tests."""
+
+
+@pytest.mark.parametrize("name", few(NAMES, *(n for n in NAMES if n not in ALIKE)))
 def test_one_compile(x64, name):
     """30 rounds: other cohorts, other numbers, another seed, a shorter last chunk."""
     case, made = TABLE[name], bound(name)
@@ -129,7 +133,7 @@ def test_one_compile(x64, name):
     assert max(moved) > 1e-4, "the other seed and numbers changed nothing"
 
 
-EAGER = ("fedavg", "scaffold", "median")  # the others, alike, when slow
+EAGER = ("scaffold", "median")  # the others, alike, when slow
 SLOWLY = [n if n in EAGER else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 

@@ -84,14 +84,30 @@ def test_the_monkey_saddle_has_a_way_out_that_no_hessian_shows():
 @pytest.mark.parametrize(
     ("value", "kind", "degenerate", "low", "high"),
     [
-        (lambda p: p[0] ** 2 + 3 * p[1] ** 2, "local minimum", False, 2, 6),
+        pytest.param(
+            lambda p: p[0] ** 2 + 3 * p[1] ** 2,
+            "local minimum",
+            False,
+            2,
+            6,
+            marks=pytest.mark.slow,
+        ),
         (lambda p: 5.0 + 0 * p[0], "flat", True, 0, 0),
         (lambda p: p[0] ** 2 + 0 * p[1], "local minimum", True, 0, 2),
-        (lambda p: p[0] ** 4 + p[1] ** 4, "local minimum", True, 0, 0),
+        pytest.param(
+            lambda p: p[0] ** 4 + p[1] ** 4, "local minimum", True, 0, 0, marks=pytest.mark.slow
+        ),
         (lambda p: p[0] ** 2 - p[1] ** 4, "saddle", True, 0, 2),
-        (lambda p: p[0] ** 2 + p[1] ** 3, "saddle", True, 0, 2),
+        pytest.param(lambda p: p[0] ** 2 + p[1] ** 3, "saddle", True, 0, 2, marks=pytest.mark.slow),
         (lambda p: -(p[0] ** 2) - p[1] ** 2, "saddle", False, -2, -2),
-        (lambda p: p[0] ** 2 + 1e-2 * p[1] ** 2, "local minimum", False, 0.02, 2),
+        pytest.param(
+            lambda p: p[0] ** 2 + 1e-2 * p[1] ** 2,
+            "local minimum",
+            False,
+            0.02,
+            2,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["bowl", "constant", "valley", "quartic", "quartic down", "cubic", "maximum", "narrow"],
 )

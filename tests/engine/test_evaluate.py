@@ -34,7 +34,7 @@ def by_hand(theta, x, y):
     return loss(theta, x, y, CLASSES) * len(y), right.sum()
 
 
-@pytest.mark.parametrize(("lanes", "devices"), LAYOUTS)
+@pytest.mark.parametrize(("lanes", "devices"), few(LAYOUTS, LAYOUTS[0], LAYOUTS[-1], several=True))
 @pytest.mark.parametrize("sizes", [RAGGED, EQUAL_BUT_ONE], ids=["ragged", "equal but one"])
 def test_global_evaluation_is_the_mean_over_all_examples(x64, sizes, lanes, devices):
     data, task = softmax_data(sizes, seed=4), softmax_task(START)

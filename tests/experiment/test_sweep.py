@@ -79,7 +79,7 @@ def assert_equal_to_single(result: Any, run: int, rtol: float) -> None:
                 assert record[f"best_{name}"] == pytest.approx(best["value"], rel=rtol)
 
 
-@pytest.mark.parametrize("run", [4, 8])
+@pytest.mark.parametrize("run", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_one_after_another_is_the_single_run(whole: Any, run: int) -> None:
     assert_equal_to_single(whole, run, rtol=1e-6)
 

@@ -76,7 +76,11 @@ def test_products_of_two_activations_are_no_width():
 @pytest.mark.parametrize("first", few([0, 3], 3))
 @pytest.mark.parametrize(
     ("model", "x_shape"),
-    [(cnn_heterofl(4, 6), (6, 6)), (models.mlp(5, 8, norm="batch"), (4,)), ("flattened", (4, 4))],
+    [
+        pytest.param(cnn_heterofl(4, 6), (6, 6), marks=pytest.mark.slow),
+        (models.mlp(5, 8, norm="batch"), (4,)),
+        ("flattened", (4, 4)),
+    ],
 )
 def test_a_cut_model_is_the_masked_one(model, x_shape, first):
     """Outputs and gradients; `put_back` undoes `cut`. Sigmoids: a unit without weights is 1/2."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from oracles import norms as oracle
+from sparing import few
 
 from fedjax_sim import tasks
 from fedjax_sim.core.checks import InputError
@@ -73,7 +74,7 @@ def test_evaluation_uses_the_running_statistics(x64):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "layer"])
-@pytest.mark.parametrize("filler", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("filler", few([np.nan, np.inf, 1e30], np.nan))
 def test_padding_rows_count_for_nothing(x64, norm, filler):
     task = mlp_task(norm, **({"norm_groups": 2} if norm == "group" else {}))
     model = perturbed(task.init(KEY))
