@@ -16,9 +16,9 @@ small as this, for its steps are bound by the memory's bandwidth and not by prod
 Seen, after steps came to write in place, which made FedAvg's own round a tenth shorter (decision
 0013): weights, servers and losses as predicted (.94 to 1.10, the median 3.7 until it was sorted by
 a network, 1.05 since); FedCM 1.11 (1.49 while it measured the rate that plain SGD states), FedLin
-1.12, Mime 1.42 and MimeLite 1.64 for their 1.25 and 1.5 passes. Above the bar: clustering on updates, 1.23
-to 1.35, which reads all K updates several times, and the three that measure a loss first, 1.35 to
-1.45 for 1.17 passes.
+1.12, Mime 1.42 and MimeLite 1.64 for their 1.25 and 1.5 passes, LoRA .95 (1.66 while it merged its
+kernels). Above the bar: clustering on updates, 1.23 to 1.35, which reads all K updates several
+times, and the three that measure a loss first, 1.35 to 1.45 for 1.17 passes.
 
 Writes benchmarks/results/algorithm_speed.json.
 """
