@@ -103,8 +103,8 @@ def test_a_model_narrower_than_the_numbers_stays_narrow(name, bits, dtype):
         assert {v.dtype for v in held} == {jnp.dtype(dtype)}
 
 
-ALIKE = ("hypcluster", "ifca_gradient", "fedyogi", "fedadagrad", "fedphp", "lg_fedavg")
-"""Those whose programs are put together as another one's; compiled once by the slow tests."""
+ALIKE = ("hypcluster", "ifca_gradient", "fedyogi", "fedadagrad", "lg_fedavg")
+"""Variants of ifca, fedadam and fedper that share their kernels; here when slow."""
 
 
 @pytest.mark.parametrize("name", few(NAMES, *(n for n in NAMES if n not in ALIKE)))
