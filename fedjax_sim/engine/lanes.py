@@ -20,6 +20,7 @@ from fedjax_sim.core.types import Array, Context, Member, PyTree
 from fedjax_sim.data.batching import ClientData, DeviceShards
 from fedjax_sim.engine.lowering import lower, rules_for
 from fedjax_sim.engine.plan import Plan, refuse_oversize
+from fedjax_sim.engine.unswitch import run_steps
 
 # All lanes' work in bytes up to which refills go over all lanes at once; measured on a CPU.
 _SMALL_WORK_BYTES = 256 * 1024
@@ -65,9 +66,7 @@ class _Pack(NamedTuple):
     lanes: int
 
     def each(self, f: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        if self.lanes > 1:
-            return jax.vmap(f)
-        return lambda job, t, work: f(job[0], t[0], work)
+        return jax.vmap(f) if self.lanes > 1 else lambda job: f(job[0])
 
     def take(self, work: PyTree, lane: Array) -> PyTree:
         return work if self.lanes == 1 else tree.take(work, lane)
@@ -164,8 +163,7 @@ def run_lanes(
     bound = _Bound(client, receive, sent, data, jobs, rows, round_index)
     n_present = jnp.sum(jobs.member.present, dtype=jnp.int32)
     first = jnp.arange(pack.lanes, dtype=jnp.int32)
-    start_all = pack.each(lambda job, t, work: bound.start(job))
-    work = tree.strong(start_all(first, first, ()))
+    work = tree.strong(pack.each(bound.start)(first))
     report_shape, _ = jax.eval_shape(bound.finish, first[0], pack.take(work, first[0]))
     refuse_oversize(
         "cohort",
@@ -193,8 +191,7 @@ def run_lanes(
     def advance(c: _Carry) -> _Carry:
         fewest = jnp.min(jnp.where(c.busy, c.left, jnp.iinfo(jnp.int32).max))
         fewest = jnp.where(jnp.any(c.busy), fewest, 0)
-        step_all = pack.each(_lowered(bound.step, plan))
-        work = jax.lax.fori_loop(0, fewest, lambda i, w: step_all(c.job, c.t + i, w), c.work)
+        work = _steps(bound, pack, plan, c, fewest)
         c = c._replace(
             work=work,
             t=c.t + fewest,
@@ -212,10 +209,17 @@ def run_lanes(
     return LaneResult(carry.acc, carry.rows, carry.aux, carry.executed)
 
 
-def _lowered(step: Callable[..., PyTree], plan: Plan) -> Callable[..., PyTree]:
-    """The local step as the platform runs it best: rewritten before lanes are added."""
-    if not plan.lowering:
-        return step
+def _steps(bound: _Bound, pack: _Pack, plan: Plan, c: _Carry, n: Array) -> PyTree:
+    """All lanes' work n steps on, each step as the platform runs it best."""
+    prepare = _lowered if plan.lowering else (lambda step: step)
+    if pack.lanes == 1:
+        job = c.job[0]
+        return run_steps(lambda t, w: bound.step(job, t, w), c.t[0], n, c.work, prepare)
+    step_all = jax.vmap(prepare(bound.step))  # rewritten before lanes are added
+    return jax.lax.fori_loop(0, n, lambda i, w: step_all(c.job, c.t + i, w), c.work)
+
+
+def _lowered(step: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return lower(step, rules_for(jax.default_backend()))
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_sim.core import tree
+from fedjax_sim.core.branches import branch_of, conditional
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Sampler, Task
 from fedjax_sim.core.types import Array, Context, Member, PyTree
@@ -28,7 +29,7 @@ from fedjax_sim.sampling.select import Select, uniform_online, wrapped
 from fedjax_sim.sampling.tiers import Adaptive, tiers
 from fedjax_sim.sampling.timed import System, timed
 from fedjax_sim.systems import availability as when
-from fedjax_sim.systems.cost import Load, branch_flops, branch_of
+from fedjax_sim.systems.cost import Load, branch_flops
 from fedjax_sim.systems.fleet import Fleet, fleet
 from fedjax_sim.systems.networks import steady
 
@@ -137,8 +138,8 @@ def _step_costs(
         return jnp.zeros(x.shape, x.dtype)
 
     one = jnp.int32(0)
-    which = branch_of(jax.make_jaxpr(step)(one, one, data, shapes.work, state))
-    assert which is not None
+    program = jax.make_jaxpr(step)(one, one, data, shapes.work, state)
+    which = branch_of(program, conditional(program))
     rest = jax.tree.leaves(jax.tree.map(blank, (shapes.work, state)))
     leaves, numbers = jax.tree.leaves(data), jnp.asarray(costs, float)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from fedjax_sim.core.branches import always, conditional
 from fedjax_sim.core.types import Array
 
 _ROUNDING = 1e-6  # what `ceil(full x work - 1e-6)` of the client updates leaves out
@@ -84,67 +85,8 @@ def branch_flops(step: ClosedJaxpr, count: Callable[[Any], float]) -> tuple[floa
     every = range(len(found.params["branches"]))
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in step.in_avals]
 
-    def alone(branch: int) -> Callable[..., Any]:
-        def run(*values: Any) -> Any:
-            return _run_branch(step, found, branch, values)
-
-        return run
-
-    return tuple(step_flops(jax.make_jaxpr(alone(i))(*shapes), count) for i in every)
-
-
-def conditional(step: ClosedJaxpr) -> Any:
-    """The equation of the step's own conditional that does most, or None."""
-    found = [e for e in step.jaxpr.eqns if e.primitive.name == "cond"]
-    size = [sum(len(b.jaxpr.eqns) for b in e.params["branches"]) for e in found]
-    return found[size.index(max(size))] if found else None
-
-
-def _run_branch(step: ClosedJaxpr, chosen: Any, branch: int, values: Any) -> list[Any]:
-    """The step's values, if `chosen` always took `branch`."""
-    jaxpr, at = step.jaxpr, step.jaxpr.eqns.index(chosen)
-    made = [v for e in jaxpr.eqns[:at] for v in e.outvars if type(v).__name__ != "DropVar"]
-    before = _part(step, jaxpr.invars, jaxpr.eqns[:at], [*made, *_variables(chosen.invars[1:])])
-    found = before(*values)
-    given = iter(found[len(made) :])
-    taken = [v.val if hasattr(v, "val") else next(given) for v in chosen.invars[1:]]
-    out = jaxpr_as_fun(chosen.params["branches"][branch])(*taken)
-    kept = [(v, o) for v, o in zip(chosen.outvars, out, strict=True) if v in _used(jaxpr, at)]
-    names = [*jaxpr.invars, *made, *(v for v, _ in kept)]
-    after = _part(step, names, jaxpr.eqns[at + 1 :], jaxpr.outvars)
-    return after(*values, *found[: len(made)], *(o for _, o in kept))
-
-
-def _variables(atoms: Any) -> list[Any]:
-    return [v for v in atoms if not hasattr(v, "val")]
-
-
-def _used(jaxpr: Any, at: int) -> set[Any]:
-    """Variables that are read after equation `at`."""
-    later = {v for e in jaxpr.eqns[at + 1 :] for v in _variables(e.invars)}
-    return later | set(_variables(jaxpr.outvars))
-
-
-def _part(step: ClosedJaxpr, invars: Any, eqns: Any, outvars: Any) -> Callable[..., list[Any]]:
-    """Some of the step's equations as a function."""
-    jaxpr = step.jaxpr.replace(
-        invars=list(invars),
-        eqns=list(eqns),
-        outvars=list(outvars),
-        debug_info=step.jaxpr.debug_info.with_unknown_names(),
-    )
-    return jaxpr_as_fun(ClosedJaxpr(jaxpr, step.consts))
-
-
-def branch_of(step: ClosedJaxpr) -> Callable[..., Any] | None:
-    """Which branch the step's conditional takes, a function of the step's flat arguments."""
-    found = conditional(step)
-    if found is None:
-        return None
-    jaxpr = step.jaxpr
-    until = jaxpr.eqns[: jaxpr.eqns.index(found)]
-    which = _part(step, jaxpr.invars, until, found.invars[:1])
-    return lambda *values: which(*values)[0]
+    alone = [jax.make_jaxpr(always(step, found, i))(*shapes) for i in every]
+    return tuple(step_flops(program, count) for program in alone)
 
 
 def _lowered_flops(step: ClosedJaxpr) -> float:

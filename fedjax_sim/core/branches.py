@@ -1,0 +1,84 @@
+"""Programs with a conditional: which branch is taken, and the program that always takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+Equation = Any
+
+
+def conditional(program: ClosedJaxpr, within: set[int] | None = None) -> Equation | None:
+    """The equation of the program's own conditional that does most, or None.
+
+    Args:
+      program: traced; programs inside it are not looked into.
+      within: places of the arguments that alone may decide which branch is taken; any by default.
+    """
+    found = [e for e in program.jaxpr.eqns if e.primitive.name == "cond"]
+    if within is not None:
+        found = [e for e in found if _deciding(program, e) <= within]
+    size = [sum(len(b.jaxpr.eqns) for b in e.params["branches"]) for e in found]
+    return found[size.index(max(size))] if found else None
+
+
+def branch_of(program: ClosedJaxpr, chosen: Equation) -> Callable[..., Any]:
+    """Which branch of `chosen` is taken, int32, a function of the program's flat arguments."""
+    jaxpr = program.jaxpr
+    until = jaxpr.eqns[: jaxpr.eqns.index(chosen)]
+    which = _part(program, jaxpr.invars, until, chosen.invars[:1])
+    return lambda *values: which(*values)[0]
+
+
+def always(program: ClosedJaxpr, chosen: Equation, branch: int) -> Callable[..., list[Any]]:
+    """The program as it would be if `chosen` always took `branch`, on flat arguments."""
+    return lambda *values: _run_branch(program, chosen, branch, values)
+
+
+def _deciding(program: ClosedJaxpr, chosen: Equation) -> set[int]:
+    """Places of the arguments that the branch of `chosen` depends on."""
+    jaxpr = program.jaxpr
+    needed = set(_variables(chosen.invars[:1]))
+    for eqn in reversed(jaxpr.eqns[: jaxpr.eqns.index(chosen)]):
+        if needed & set(eqn.outvars):
+            needed |= set(_variables(eqn.invars))
+    return {i for i, v in enumerate(jaxpr.invars) if v in needed}
+
+
+def _run_branch(
+    program: ClosedJaxpr, chosen: Equation, branch: int, values: Sequence[Any]
+) -> list[Any]:
+    jaxpr, at = program.jaxpr, program.jaxpr.eqns.index(chosen)
+    made = [v for e in jaxpr.eqns[:at] for v in e.outvars if type(v).__name__ != "DropVar"]
+    outvars = [*made, *_variables(chosen.invars[1:])]
+    found = _part(program, jaxpr.invars, jaxpr.eqns[:at], outvars)(*values)
+    given = iter(found[len(made) :])
+    taken = [v.val if hasattr(v, "val") else next(given) for v in chosen.invars[1:]]
+    out = jaxpr_as_fun(chosen.params["branches"][branch])(*taken)
+    kept = [(v, o) for v, o in zip(chosen.outvars, out, strict=True) if v in _used(jaxpr, at)]
+    names = [*jaxpr.invars, *made, *(v for v, _ in kept)]
+    after = _part(program, names, jaxpr.eqns[at + 1 :], jaxpr.outvars)
+    return after(*values, *found[: len(made)], *(o for _, o in kept))
+
+
+def _variables(atoms: Any) -> list[Any]:
+    return [v for v in atoms if not hasattr(v, "val")]
+
+
+def _used(jaxpr: Any, at: int) -> set[Any]:
+    """Variables that are read after equation `at`."""
+    later = {v for e in jaxpr.eqns[at + 1 :] for v in _variables(e.invars)}
+    return later | set(_variables(jaxpr.outvars))
+
+
+def _part(program: ClosedJaxpr, invars: Any, eqns: Any, outvars: Any) -> Callable[..., list[Any]]:
+    """Some of the program's equations as a function."""
+    jaxpr = program.jaxpr.replace(
+        invars=list(invars),
+        eqns=list(eqns),
+        outvars=list(outvars),
+        debug_info=program.jaxpr.debug_info.with_unknown_names(),
+    )
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr, program.consts))
