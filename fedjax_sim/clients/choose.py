@@ -61,23 +61,28 @@ def by_sketch(dim: int) -> Place:
     """Sketch the update, and join the nearest group where there are groups and the client has none.
 
     What is received has `.words` (uint32 `[2]`, the projection's key, the same for all),
-    `.centers` `[M, dim]`, and two bools: `.formed`, whether there are groups yet; `.joins`,
-    whether this client has none of them.
+    `.centers` `[M, dim]`, and three bools: `.formed`, whether there are groups yet; `.joins`,
+    whether this client has none of them; `.heeded`, whether the server looks at its sketch.
 
     Args:
       dim: length of a sketch.
 
     Returns:
-      A `place` for `in_group` that tells `sketch` `[dim]` of norm 1, `client` and `group`, -1 as
-      long as there are no groups; its report then goes to group 0.
+      A `place` for `in_group` that tells `sketch` `[dim]` of norm 1 (0 where nobody looks at it),
+      `client` and `group`, -1 as long as there are no groups; its report then goes to group 0.
 
-    Cost: O(P) a report, also where nobody looks at the sketch.
+    Cost: O(P) a report that is looked at, and any where several lanes end at once.
     """
 
     def place(said: Report, received: Any, ctx: Context) -> tuple[Array, dict[str, Array]]:
         key = jax.random.wrap_key_data(received.words, impl="threefry2x32")
-        sketch = sketch_tree(key, said.update.params, dim, normalize=True)
-        sketch = sketch.astype(received.centers.dtype)
+
+        def sketched() -> Array:
+            sketch = sketch_tree(key, said.update.params, dim, normalize=True)
+            return sketch.astype(received.centers.dtype)
+
+        nothing = jnp.zeros_like(received.centers[0])
+        sketch = jax.lax.cond(received.heeded, sketched, lambda: nothing)
         alike = jnp.sum(received.centers * sketch[None], axis=1)
         empty = jnp.all(received.centers == 0, axis=1)
         nearest = jnp.argmax(jnp.where(empty, -jnp.inf, alike)).astype(jnp.int32)

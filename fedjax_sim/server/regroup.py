@@ -58,6 +58,7 @@ class Joining(NamedTuple):
     words: Array
     formed: Array
     joins: Array
+    heeded: Array
 
 
 class _Sent(NamedTuple):
@@ -196,7 +197,7 @@ def _receive(sent: _Sent, member: Member) -> Joining:
     shared = sent.survey | newcomer
     model = tree.where(shared, sent.common, tree.take(sent.models, group))
     joins = sent.formed & newcomer
-    return Joining(model, group, sent.centers, sent.words, sent.formed, joins)
+    return Joining(model, group, sent.centers, sent.words, sent.formed, joins, shared)
 
 
 def _check_grouper(rule: Grouper, n: int, d: int, m: int) -> None:

@@ -108,8 +108,15 @@ class Bound:
         return state.algorithm.server, state.rows
 
 
-@functools.cache
 def bound(name: str, lanes: int = 1, devices: int = 1, bits: int = 64) -> Bound:
-    """One `Bound` a process for each algorithm, plan and precision."""
+    """A `Bound` of an algorithm, plan and precision: those of one lane are kept, others lately.
+
+    All plans of all algorithms hold more compiled programs than a process may map.
+    """
     assert jax.config.jax_enable_x64 == (bits == 64)
-    return Bound(name, Plan(lanes, devices), bits)
+    keep = _kept if (lanes, devices) == (1, 1) else _lately
+    return keep(name, Plan(lanes, devices), bits)
+
+
+_kept = functools.cache(Bound)
+_lately = functools.lru_cache(maxsize=4)(Bound)
