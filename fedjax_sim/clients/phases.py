@@ -58,8 +58,8 @@ def phases(
       given: `(received, work of first) -> what then receives`; all that was received by default.
       report: `(report of then, work of first, ctx, data) -> report`.
 
-    Cost: both works are carried. With one lane a step runs one of the two (`lax.cond`), with more
-    lanes both.
+    Cost: both works are carried. With one lane each phase has its own loop (the engine takes the
+    `lax.cond` on t out of it), with more lanes every step computes both.
     """
 
     def build(task: Task) -> ClientUpdate:

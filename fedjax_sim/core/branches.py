@@ -19,17 +19,20 @@ def conditional(program: ClosedJaxpr, within: set[int] | None = None) -> Equatio
     """
     found = [e for e in program.jaxpr.eqns if e.primitive.name == "cond"]
     if within is not None:
-        found = [e for e in found if _deciding(program, e) <= within]
+        found = [e for e in found if set(_decision(program, e)[0]) <= within]
     size = [sum(len(b.jaxpr.eqns) for b in e.params["branches"]) for e in found]
     return found[size.index(max(size))] if found else None
 
 
 def branch_of(program: ClosedJaxpr, chosen: Equation) -> Callable[..., Any]:
-    """Which branch of `chosen` is taken, int32, a function of the program's flat arguments."""
-    jaxpr = program.jaxpr
-    until = jaxpr.eqns[: jaxpr.eqns.index(chosen)]
-    which = _part(program, jaxpr.invars, until, chosen.invars[:1])
-    return lambda *values: which(*values)[0]
+    """Which branch of `chosen` is taken, int32, a function of the program's flat arguments.
+
+    Those that do not matter to it are not looked at, and may be anything.
+    """
+    places, eqns = _decision(program, chosen)
+    invars = [program.jaxpr.invars[i] for i in places]
+    which = _part(program, invars, eqns, chosen.invars[:1])
+    return lambda *values: which(*(values[i] for i in places))[0]
 
 
 def always(program: ClosedJaxpr, chosen: Equation, branch: int) -> Callable[..., list[Any]]:
@@ -37,14 +40,14 @@ def always(program: ClosedJaxpr, chosen: Equation, branch: int) -> Callable[...,
     return lambda *values: _run_branch(program, chosen, branch, values)
 
 
-def _deciding(program: ClosedJaxpr, chosen: Equation) -> set[int]:
-    """Places of the arguments that the branch of `chosen` depends on."""
-    jaxpr = program.jaxpr
-    needed = set(_variables(chosen.invars[:1]))
+def _decision(program: ClosedJaxpr, chosen: Equation) -> tuple[list[int], list[Equation]]:
+    """What decides the branch of `chosen`: places of arguments, and equations in order."""
+    jaxpr, needed, eqns = program.jaxpr, set(_variables(chosen.invars[:1])), []
     for eqn in reversed(jaxpr.eqns[: jaxpr.eqns.index(chosen)]):
         if needed & set(eqn.outvars):
             needed |= set(_variables(eqn.invars))
-    return {i for i, v in enumerate(jaxpr.invars) if v in needed}
+            eqns.append(eqn)
+    return [i for i, v in enumerate(jaxpr.invars) if v in needed], eqns[::-1]
 
 
 def _run_branch(

@@ -73,9 +73,7 @@ def _branches(step: Step, t: Array, work: PyTree) -> list[tuple[Step, Alive]] | 
     chosen = conditional(program, {0})
     if chosen is None:
         return None
-    which, rest = branch_of(program, chosen), jax.tree.leaves(work)
-    # What decides reads no work, so any of the right shape will do: that of the beginning.
-    index: Callable[[Array], Array] = lambda t: which(t, *rest)  # noqa: E731
+    which = branch_of(program, chosen)
 
     def one(branch: int) -> tuple[Step, Alive]:
         run = always(program, chosen, branch)
@@ -84,7 +82,7 @@ def _branches(step: Step, t: Array, work: PyTree) -> list[tuple[Step, Alive]] | 
             return jax.tree.unflatten(jax.tree.structure(out), run(t, *jax.tree.leaves(work)))
 
         # `lax.switch` takes the nearest branch for an index beyond them.
-        return taken, lambda t: jnp.clip(index(t), 0, len(every) - 1) == branch
+        return taken, lambda t: jnp.clip(which(t), 0, len(every) - 1) == branch
 
     every: tuple[Any, ...] = chosen.params["branches"]
     return [one(i) for i in range(len(every))]
