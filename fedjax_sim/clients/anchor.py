@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from fedjax_sim.clients.sgd import GradientWork, gradient
+from fedjax_sim.clients.sgd import gradient
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, PyTree, Report
 from fedjax_sim.data.batching import WHOLE, Batches, ClientData
@@ -59,9 +56,3 @@ def full_gradient(batches: Batches | None = None) -> Client:
         return rule.count(data.size, data.longest)
 
     return lambda task: client(task)._replace(steps=steps)
-
-
-def mean_gradient(work: GradientWork) -> PyTree:
-    """The mean over the examples seen; 0 before the first."""
-    count = jnp.maximum(work.tally.loss_count, 1)
-    return jax.tree.map(lambda s: s / count.astype(s.dtype), work.total)

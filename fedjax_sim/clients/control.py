@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_sim.clients.anchor import full_gradient, mean_gradient
+from fedjax_sim.clients.anchor import full_gradient
 from fedjax_sim.clients.phases import phases
-from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local
+from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local, mean_gradient
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
@@ -86,7 +86,7 @@ def _controlled(
 
         def init(key: Array, model: Model) -> PyTree:
             del key
-            return jax.tree.map(jnp.zeros_like, model.params)
+            return tree.zeros(model.params)
 
         def start(ctx: Context, received: Controlled, row: PyTree, data: ClientData) -> LocalWork:
             work = base_and_rates(received)[0].start(ctx, received.model, (), data)

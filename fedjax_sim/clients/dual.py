@@ -84,7 +84,7 @@ def dual(
             report, _ = base.finish(ctx, work, received, (), data)
             after, told = rule.settle(row, received.params, report.update.params)
             did = base.steps(ctx, data) > 0
-            told = tree.where(did, told, jax.tree.map(jnp.zeros_like, told))
+            told = tree.where(did, told, tree.zeros(told))
             report = report._replace(update=report.update._replace(params=told))
             return report, tree.where(did, after, row)
 
@@ -160,4 +160,4 @@ def reflected(strength: Number) -> Rule:
 
 
 def _nothing(model: Model) -> PyTree:
-    return jax.tree.map(jnp.zeros_like, model.params)
+    return tree.zeros(model.params)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fedjax_sim.clients.anchor import full_gradient, mean_gradient
+from fedjax_sim.clients.anchor import full_gradient
 from fedjax_sim.clients.phases import phases
-from fedjax_sim.clients.sgd import GradientWork
+from fedjax_sim.clients.sgd import GradientWork, mean_gradient
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report

@@ -7,9 +7,9 @@ from typing import Any
 
 import optax
 
-from fedjax_sim.clients.anchor import at_model, mean_gradient
+from fedjax_sim.clients.anchor import at_model
 from fedjax_sim.clients.exchange import Asked, asked_first
-from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local
+from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local, mean_gradient
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Context, PyTree

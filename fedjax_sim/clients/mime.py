@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from fedjax_sim.clients.anchor import at_model, full_gradient, mean_gradient
+from fedjax_sim.clients.anchor import at_model, full_gradient
 from fedjax_sim.clients.exchange import Asked, asked_first
 from fedjax_sim.clients.phases import phases
-from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local, loss_and_gradient
+from fedjax_sim.clients.sgd import (
+    GradientWork,
+    LocalWork,
+    Weighting,
+    local,
+    loss_and_gradient,
+    mean_gradient,
+)
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
@@ -86,7 +91,7 @@ def _held(optimizer: Any, batches: Batches, weighting: Weighting, *, paired: boo
 
         def start(ctx: Context, received: Asked, row: PyTree, data: ClientData) -> LocalWork:
             work = base.start(ctx, received, row, data)
-            zero = jax.tree.map(jnp.zeros_like, received.model.params)
+            zero = tree.zeros(received.model.params)
             opt = (*work.opt[:-1], received.opt)
             return work._replace(opt=opt, extra={"correction": zero} if paired else {})
 

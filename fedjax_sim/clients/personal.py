@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from fedjax_sim.clients.sgd import LocalWork, local
+from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
 from fedjax_sim.core.types import Array, Context, Model, PyTree, Report
 from fedjax_sim.data.batching import Batches, ClientData
@@ -56,7 +56,7 @@ def alone(optimizer: Any, batches: Batches | None = None) -> Callable[[Task], Cl
         ) -> tuple[Report, Trained]:
             report, _ = base.finish(ctx, work, received, (), data)
             silent = report._replace(
-                update=jax.tree.map(jnp.zeros_like, report.update),
+                update=tree.zeros(report.update),
                 weight=jnp.zeros_like(report.weight),
             )
             return silent, Trained(work.model, work.opt)

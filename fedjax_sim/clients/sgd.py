@@ -156,6 +156,12 @@ class GradientWork(NamedTuple):
     tally: LocalWork
 
 
+def mean_gradient(work: GradientWork) -> PyTree:
+    """The mean over the examples seen; 0 before the first."""
+    count = jnp.maximum(work.tally.loss_count, 1)
+    return jax.tree.map(lambda s: s / count.astype(s.dtype), work.total)
+
+
 def gradient(
     batches: Batches | None = None, *, weighting: Weighting = "examples"
 ) -> Callable[[Task], ClientUpdate]:
@@ -176,7 +182,7 @@ def gradient(
 
         def start(ctx: Context, received: Model, row: PyTree, data: ClientData) -> GradientWork:
             del row
-            total = jax.tree.map(jnp.zeros_like, received.params)
+            total = tree.zeros(received.params)
             tally = _begin(ctx, Model((), received.state), (), batches, data)
             return GradientWork(total, tally)
 
@@ -194,11 +200,9 @@ def gradient(
         def finish(
             ctx: Context, work: GradientWork, received: Model, row: PyTree, data: ClientData
         ) -> tuple[Report, PyTree]:
-            count = jnp.maximum(work.tally.loss_count, 1)
-            grads = jax.tree.map(lambda s: s / count.astype(s.dtype), work.total)
             moved = tree.sub(received.state, work.tally.model.state)
             weight = weigh(weighting, data.size, steps(ctx, data), ctx)
-            return _report(Model(grads, moved), weight, work.tally), row
+            return _report(Model(mean_gradient(work), moved), weight, work.tally), row
 
         return ClientUpdate(lambda key, model: (), steps, start, step, finish)
 

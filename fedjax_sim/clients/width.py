@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from fedjax_sim.aggregation.coverage import Covered
 from fedjax_sim.clients import parts
+from fedjax_sim.clients.labels import label_counts
 from fedjax_sim.clients.parts import Held, Window
 from fedjax_sim.clients.sgd import Weighting, local
 from fedjax_sim.clients.tiers import Tiers, tiers_of
@@ -278,13 +279,8 @@ def labels_present(data: ClientData, classes: int) -> Array:
     Raises:
       InputError: for targets that are no labels.
     """
-    if data.y.ndim != 1 or not jnp.issubdtype(data.y.dtype, jnp.integer):
-        remedy = 'needs one label an example; labels="all" does without'
-        raise InputError("algorithm.labels", "own", remedy)
-    slot = jnp.arange(data.longest, dtype=jnp.int32)
-    y = data.y.at[data.offset + slot].get(mode="clip").astype(jnp.int32)
-    found = y[:, None] == jnp.arange(classes, dtype=jnp.int32)[None, :]
-    return jnp.any(found & (slot < data.size)[:, None], axis=0)
+    remedy = 'needs one label an example; labels="all" does without'
+    return label_counts(data, classes, field="algorithm.labels", remedy=remedy) > 0
 
 
 def _or_none(labels: Any) -> Array | None:

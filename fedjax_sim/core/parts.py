@@ -107,10 +107,11 @@ def fill(rest: PyTree, where: PyTree, leaves: Sequence[Array]) -> PyTree:
 
 def _paths(params: PyTree) -> list[Path]:
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [tuple(_name(part) for part in path) for path, _ in flat]
+    return [tuple(entry_name(part) for part in path) for path, _ in flat]
 
 
-def _name(part: Any) -> str:
+def entry_name(part: Any) -> str:
+    """One entry of a leaf's path in a tree, as text."""
     for attribute in ("key", "name", "idx"):
         if hasattr(part, attribute):
             return str(getattr(part, attribute))

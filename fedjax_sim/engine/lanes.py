@@ -278,7 +278,7 @@ def _refill_many(
     def refill(c: _Carry) -> _Carry:
         ended = _ended(c)
         report, row = jax.vmap(bound.finish)(c.job, c.work)
-        silent = jax.tree.map(jnp.zeros_like, report.weight)
+        silent = jnp.zeros_like(report.weight)
         report = report._replace(weight=tree.where_rows(ended, report.weight, silent))
         target = jnp.where(ended, jobs.row[c.job], k)
         place = jnp.where(ended, c.job, k)

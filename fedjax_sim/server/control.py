@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -36,7 +35,7 @@ def server_control(optimizer: optax.GradientTransformation) -> ServerUpdate:
 
     def init(model: Model, n_clients: int) -> ControlState:
         server = first_state(optimizer, model)
-        control = jax.tree.map(jnp.zeros_like, model.params)
+        control = tree.zeros(model.params)
         return ControlState(server, control, jnp.asarray(n_clients, float))
 
     def receive(sent: _Sent, member: Member) -> _Sent:
@@ -85,7 +84,7 @@ def server_dynamic(alpha: Array | float) -> ServerUpdate:
     step = optax.sgd(1.0)
 
     def init(model: Model, n_clients: int) -> DynamicState:
-        dual = jax.tree.map(jnp.zeros_like, model.params)
+        dual = tree.zeros(model.params)
         return DynamicState(first_state(step, model), dual, jnp.asarray(n_clients, float))
 
     def update(state: DynamicState, aggregate: Aggregate, key: Array) -> DynamicState:

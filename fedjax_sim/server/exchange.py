@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -53,7 +52,7 @@ def server_asks(optimizer: optax.GradientTransformation, step: Step) -> ServerUp
 
     def init(model: Model, n_clients: int) -> AskState:
         del n_clients
-        zero = jax.tree.map(jnp.zeros_like, model.params)
+        zero = tree.zeros(model.params)
         return AskState(first_state(optimizer, model), zero, jnp.zeros((), bool))
 
     def update(state: AskState, aggregate: Aggregate, key: Array) -> AskState:

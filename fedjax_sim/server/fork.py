@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_sim.core import tree
 from fedjax_sim.core.types import Array, Model, PyTree
 
 
@@ -46,7 +47,7 @@ class Heard(NamedTuple):
 
 def no_forks(models: Model) -> Forks:
     """None yet, for models with leaves `[M, ...]`."""
-    nowhere = jax.tree.map(jnp.zeros_like, models)
+    nowhere = tree.zeros(models)
     m = jax.tree.leaves(models)[0].shape[0]
     return Forks(jnp.full(m, -1, jnp.int32), nowhere, nowhere.params, nowhere.params)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -41,7 +40,7 @@ def server_direction(optimizer: optax.GradientTransformation) -> ServerUpdate:
 
     def init(model: Model, n_clients: int) -> PastState:
         del n_clients
-        zeros = jax.tree.map(jnp.zeros_like, model.params)
+        zeros = tree.zeros(model.params)
         return PastState(first_state(optimizer, model), zeros)
 
     def update(state: PastState, aggregate: Aggregate, key: Array) -> PastState:
@@ -78,7 +77,7 @@ def server_lookahead(decay: Array | float) -> ServerUpdate:
 
     def init(model: Model, n_clients: int) -> PastState:
         del n_clients
-        zeros = jax.tree.map(jnp.zeros_like, model.params)
+        zeros = tree.zeros(model.params)
         return PastState(first_state(plain, model), zeros)
 
     def send(state: PastState) -> Model:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_sim.core.checks import InputError, choice, integer, number
+from fedjax_sim.core.parts import entry_name
 from fedjax_sim.core.types import Array, Model, PyTree
 
 NORMS = ("none", "batch", "group", "layer")
@@ -185,7 +186,7 @@ def find(model: Model) -> NormLeaves:
     named: dict[tuple[str, ...], dict[str, int]] = {}
     params: list[tuple[tuple[str, ...], int]] = []
     for at, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(model)[0]):
-        names = tuple(_name(part) for part in path)
+        names = tuple(entry_name(part) for part in path)
         if names[0] == "params":
             params.append((names[1:-1], at))
         else:
@@ -197,13 +198,6 @@ def find(model: Model) -> NormLeaves:
         means=tuple(leaves["mean"] for leaves in norms.values()),
         variances=tuple(leaves["var"] for leaves in norms.values()),
     )
-
-
-def _name(part: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(part, attribute):
-            return str(getattr(part, attribute))
-    return str(part)
 
 
 def pick(model: Model, at: tuple[int, ...]) -> tuple[Array, ...]:

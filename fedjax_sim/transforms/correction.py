@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fedjax_sim.core import tree
@@ -64,4 +63,4 @@ def remember_sum() -> optax.GradientTransformationExtraArgs:
         del params, extra
         return grads, SumState(tree.add(state.total, grads))
 
-    return transformation(update, lambda p: SumState(jax.tree.map(jnp.zeros_like, p)))
+    return transformation(update, lambda p: SumState(tree.zeros(p)))

@@ -31,8 +31,9 @@ from fedjax_sim.algorithms.fedlin import fedlin
 from fedjax_sim.algorithms.fedsplit import fedsplit
 from fedjax_sim.algorithms.mime import mime, mimelite
 from fedjax_sim.algorithms.scaffold import scaffold
-from fedjax_sim.clients.anchor import full_gradient, mean_gradient
+from fedjax_sim.clients.anchor import full_gradient
 from fedjax_sim.clients.exchange import Asked
+from fedjax_sim.clients.sgd import mean_gradient
 from fedjax_sim.core.checks import InputError
 from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Cohort, Context, Member
