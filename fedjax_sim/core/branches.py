@@ -10,16 +10,18 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 Equation = Any
 
 
-def conditional(program: ClosedJaxpr, within: set[int] | None = None) -> Equation | None:
+def conditional(program: ClosedJaxpr, by: int | None = None) -> Equation | None:
     """The equation of the program's own conditional that does most, or None.
 
     Args:
       program: traced; programs inside it are not looked into.
-      within: places of the arguments that alone may decide which branch is taken; any by default.
+      by: the place of a scalar argument, such as a step's number: only a conditional whose branch
+        is decided by comparing it with what no argument changes. A draw keyed by it is no
+        comparison, for it changes at random.
     """
     found = [e for e in program.jaxpr.eqns if e.primitive.name == "cond"]
-    if within is not None:
-        found = [e for e in found if set(_decision(program, e)[0]) <= within]
+    if by is not None:
+        found = [e for e in found if _compares(program, e, by)]
     size = [sum(len(b.jaxpr.eqns) for b in e.params["branches"]) for e in found]
     return found[size.index(max(size))] if found else None
 
@@ -38,6 +40,44 @@ def branch_of(program: ClosedJaxpr, chosen: Equation) -> Callable[..., Any]:
 def always(program: ClosedJaxpr, chosen: Equation, branch: int) -> Callable[..., list[Any]]:
     """The program as it would be if `chosen` always took `branch`, on flat arguments."""
     return lambda *values: _run_branch(program, chosen, branch, values)
+
+
+_COMPARING = frozenset(
+    [
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "eq",
+        "ne",
+        "and",
+        "or",
+        "not",
+        "add",
+        "sub",
+        "mul",
+        "min",
+        "max",
+        "clamp",
+        "select_n",
+        "convert_element_type",
+        "broadcast_in_dim",
+        "reshape",
+        "squeeze",
+    ]
+)
+
+
+def _compares(program: ClosedJaxpr, chosen: Equation, by: int) -> bool:
+    """Whether argument `by`, and no other, decides the branch, and only by comparisons."""
+    places, eqns = _decision(program, chosen)
+    touched = {program.jaxpr.invars[by]}
+    for eqn in eqns:
+        if touched & set(_variables(eqn.invars)):
+            if eqn.primitive.name not in _COMPARING:
+                return False
+            touched |= set(eqn.outvars)
+    return places == [by]
 
 
 def _decision(program: ClosedJaxpr, chosen: Equation) -> tuple[list[int], list[Equation]]:

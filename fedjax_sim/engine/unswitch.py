@@ -25,8 +25,10 @@ def run_steps(
 
     A client that measures and then trains chooses by `lax.cond` on t. In a loop the compiler
     copies at every step all that a branch may hand through untouched, the model among it. So where
-    the choice depends on t and not on the work, each branch gets a loop of its own, and so do the
-    branches of a conditional inside a branch; else this is one loop over `step`.
+    t is compared with what the work does not change, each branch gets a loop of its own, and so do
+    the branches of a conditional inside a branch; else this is one loop over `step`. A choice by
+    the client alone (its width) or by a draw stays in the step: there is one such conditional in
+    the forward pass and one in the backward pass, and their branches would multiply.
 
     Args:
       step: pure.
@@ -70,7 +72,7 @@ def _same(step: Step, alive: Alive, at: _At, prepare: Callable[[Step], Step]) ->
 def _branches(step: Step, t: Array, work: PyTree) -> list[tuple[Step, Alive]] | None:
     """For each branch of the step's conditional on t: the step that takes it, and when it does."""
     program, out = jax.make_jaxpr(step, return_shape=True)(t, work)
-    chosen = conditional(program, {0})
+    chosen = conditional(program, by=0)
     if chosen is None:
         return None
     which = branch_of(program, chosen)

@@ -20,17 +20,35 @@ TRACED = jax.make_jaxpr(_program)(jnp.int32(0), jnp.float32(0))
 
 def test_the_conditional_that_does_most_is_chosen_among_those_allowed():
     largest = conditional(TRACED)
-    assert largest is not None and conditional(TRACED, {0, 1}) is largest
-    assert conditional(TRACED, {0}) is largest  # the other one looks at the work
-    other = conditional(TRACED, {1})
-    assert other is not None and other is not largest
-    assert conditional(TRACED, set()) is None
+    assert largest is not None and conditional(TRACED, by=0) is largest
+    assert conditional(TRACED, by=1) is not largest  # the other one, that looks at the work
+    assert conditional(TRACED, by=1) is not None
     assert conditional(jax.make_jaxpr(jnp.sin)(1.0)) is None
+
+
+def _by_draw(t, work):
+    key = jax.random.fold_in(jax.random.key(0), t)
+    return jax.lax.cond(jax.random.bernoulli(key), lambda: work, lambda: -work)
+
+
+def _by_both(t, work):
+    return jax.lax.cond(t < work, lambda: work, lambda: -work)
+
+
+def _by_neither(t, work):
+    known = jnp.arange(3)
+    return jax.lax.cond(known[1] > 0, lambda: work, lambda: -work)
+
+
+@pytest.mark.parametrize("f", [_by_draw, _by_both, _by_neither])
+def test_only_a_comparison_of_that_argument_counts(f):
+    program = jax.make_jaxpr(f)(jnp.int32(0), jnp.float32(0))
+    assert conditional(program) is not None and conditional(program, by=0) is None
 
 
 @pytest.mark.parametrize("t", [1, 4])
 def test_the_program_that_always_takes_a_branch_is_the_program_where_it_takes_it(t):
-    chosen = conditional(TRACED, {0})
+    chosen = conditional(TRACED, by=0)
     values = (jnp.int32(t), jnp.float32(0.7))
     taken = int(branch_of(TRACED, chosen)(*values))
     assert taken == (t < 3) == int(branch_of(TRACED, chosen)(values[0], None))

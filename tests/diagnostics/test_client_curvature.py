@@ -69,6 +69,7 @@ def test_few_products_find_the_ends_within_their_bounds():
         assert found.low[i] >= truth[0] - 1e-12
 
 
+@pytest.mark.slow
 def test_a_chosen_few_have_the_numbers_that_they_have_among_all():
     task, data = softmax_task(), softmax_data(SIZES)
     model = task.init(jax.random.key(2))

@@ -34,7 +34,7 @@ def _nested(t, work):
 
 def _in_turn(t, work):
     a, b = work
-    return jax.lax.switch(t % 3 - 1, [lambda: (a + 1, b), lambda: (a, b + a)])  # -1 is clamped
+    return jax.lax.switch(t - 2, [lambda: (a + 1, b), lambda: (a, b + a)])  # clamped to 0 and 1
 
 
 def _by_work(t, work):
