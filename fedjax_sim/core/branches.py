@@ -42,30 +42,8 @@ def always(program: ClosedJaxpr, chosen: Equation, branch: int) -> Callable[...,
     return lambda *values: _run_branch(program, chosen, branch, values)
 
 
-_COMPARING = frozenset(
-    [
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "eq",
-        "ne",
-        "and",
-        "or",
-        "not",
-        "add",
-        "sub",
-        "mul",
-        "min",
-        "max",
-        "clamp",
-        "select_n",
-        "convert_element_type",
-        "broadcast_in_dim",
-        "reshape",
-        "squeeze",
-    ]
-)
+_COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "min", "max", "clamp"}
+_ARITHMETIC = {"add", "sub", "mul", "select_n", "convert_element_type", "broadcast_in_dim"}
 
 
 def _compares(program: ClosedJaxpr, chosen: Equation, by: int) -> bool:
@@ -74,7 +52,7 @@ def _compares(program: ClosedJaxpr, chosen: Equation, by: int) -> bool:
     touched = {program.jaxpr.invars[by]}
     for eqn in eqns:
         if touched & set(_variables(eqn.invars)):
-            if eqn.primitive.name not in _COMPARING:
+            if eqn.primitive.name not in _COMPARISONS | _ARITHMETIC:
                 return False
             touched |= set(eqn.outvars)
     return places == [by]
