@@ -17,8 +17,13 @@ Seen, after steps came to write in place, which made FedAvg's own round a tenth 
 0013): weights, servers and losses as predicted (.94 to 1.10, the median 3.7 until it was sorted by
 a network, 1.05 since); FedCM 1.11 (1.49 while it measured the rate that plain SGD states), FedLin
 1.12, Mime 1.42 and MimeLite 1.64 for their 1.25 and 1.5 passes, LoRA .95 (1.66 while it merged its
-kernels). Above the bar: clustering on updates, 1.23 to 1.35, which reads all K updates several
-times, and the three that measure a loss first, 1.35 to 1.45 for 1.17 passes.
+kernels).
+
+Seen again on another machine (an Intel one of half the speed; each row says which) after choices by
+a step's number came out of the loop (decision 0014): those that measure a loss first 1.16 to 1.26
+for 1.17 passes (q-FedAvg 1.47 before, in turn), `grouped` 1.08 since it sketches only what is
+looked at. There FedLin is 1.25 with and without that change, and Mime 1.47: above the bar, as on the
+first machine they were not. CFL, which carries 4 models a group and all K updates, 1.42 (1.23).
 
 Writes benchmarks/results/algorithm_speed.json.
 """
