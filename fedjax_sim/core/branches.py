@@ -17,11 +17,12 @@ def conditional(program: ClosedJaxpr, by: int | None = None) -> Equation | None:
       program: traced; programs inside it are not looked into.
       by: the place of a scalar argument, such as a step's number: only a conditional whose branch
         is decided by comparing it with what no argument changes. A draw keyed by it is no
-        comparison, for it changes at random.
+        comparison, for it changes at random. Of several none, for their branches would multiply.
     """
     found = [e for e in program.jaxpr.eqns if e.primitive.name == "cond"]
     if by is not None:
         found = [e for e in found if _compares(program, e, by)]
+        found = found if len(found) == 1 else []
     size = [sum(len(b.jaxpr.eqns) for b in e.params["branches"]) for e in found]
     return found[size.index(max(size))] if found else None
 

@@ -61,6 +61,17 @@ def test_every_step_is_the_step_of_its_number(step, first, n):
     assert len(prepared) == {_two: 2, _nested: 3, _in_turn: 2, _by_work: 1}[step]
 
 
+def test_choices_beside_each_other_do_not_multiply():
+    def step(t, work):
+        return [jax.lax.cond(t < 3, lambda v=v: v + t, lambda v=v: v * 2) for v in work]
+
+    prepared = []
+    work = [jnp.float32(i) for i in range(6)]
+    got = run_steps(step, jnp.int32(0), jnp.int32(5), work, lambda s: prepared.append(s) or s)
+    np.testing.assert_allclose(got, _plain(step, 0, 5, work))
+    assert len(prepared) == 1
+
+
 def test_numbers_of_steps_stay_int32_where_others_are_wide(x64):
     got = run_steps(_two, jnp.int32(1), jnp.int32(4), (jnp.int32(1), jnp.int32(2)), lambda s: s)
     assert got == _plain(_two, 1, 4, (jnp.int32(1), jnp.int32(2)))
