@@ -23,7 +23,8 @@ Seen again on another machine (an Intel one of half the speed; each row says whi
 a step's number came out of the loop (decision 0014): those that measure a loss first 1.16 to 1.26
 for 1.17 passes (q-FedAvg 1.47 before, in turn), `grouped` 1.08 since it sketches only what is
 looked at. There FedLin is 1.25 with and without that change, and Mime 1.47: above the bar, which
-they met on the first machine. CFL, which carries 4 models a group and all K updates, 1.42 (1.23).
+they met on the first machine. CFL, whose server carries four trees of M
+models and all K updates, 1.42 (1.23).
 
 Writes benchmarks/results/algorithm_speed.json.
 """

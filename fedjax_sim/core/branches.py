@@ -38,6 +38,20 @@ def branch_of(program: ClosedJaxpr, chosen: Equation) -> Callable[..., Any]:
     return lambda *values: which(*(values[i] for i in places))[0]
 
 
+def branch_by(program: ClosedJaxpr, chosen: Equation, by: int) -> Callable[[Any], Any]:
+    """`branch_of` as a function of argument `by` alone, for a conditional found by it.
+
+    What does not depend on the argument is computed here, once.
+    """
+    fixed, varying = _apart(program, chosen, by)
+    made = {v for e in fixed for v in e.outvars}
+    read = {v for e in varying for v in _variables(e.invars)} | set(_variables(chosen.invars[:1]))
+    known = [v for v in made if v in read]
+    values = _part(program, [], fixed, known)()
+    which = _part(program, [program.jaxpr.invars[by], *known], varying, chosen.invars[:1])
+    return lambda value: which(value, *values)[0]
+
+
 def always(program: ClosedJaxpr, chosen: Equation, branch: int) -> Callable[..., list[Any]]:
     """The program as it would be if `chosen` always took `branch`, on flat arguments."""
     return lambda *values: _run_branch(program, chosen, branch, values)
@@ -49,14 +63,25 @@ _ARITHMETIC = {"add", "sub", "mul", "select_n", "convert_element_type", "broadca
 
 def _compares(program: ClosedJaxpr, chosen: Equation, by: int) -> bool:
     """Whether argument `by`, and no other, decides the branch, and only by comparisons."""
-    places, eqns = _decision(program, chosen)
+    known = _COMPARISONS | _ARITHMETIC
+    varying = _apart(program, chosen, by)[1]
+    return _decision(program, chosen)[0] == [by] and all(e.primitive.name in known for e in varying)
+
+
+def _apart(
+    program: ClosedJaxpr, chosen: Equation, by: int
+) -> tuple[list[Equation], list[Equation]]:
+    """What decides the branch: equations that argument `by` does not change, and the others."""
+    fixed: list[Equation] = []
+    varying: list[Equation] = []
     touched = {program.jaxpr.invars[by]}
-    for eqn in eqns:
+    for eqn in _decision(program, chosen)[1]:
         if touched & set(_variables(eqn.invars)):
-            if eqn.primitive.name not in _COMPARISONS | _ARITHMETIC:
-                return False
             touched |= set(eqn.outvars)
-    return places == [by]
+            varying.append(eqn)
+        else:
+            fixed.append(eqn)
+    return fixed, varying
 
 
 def _decision(program: ClosedJaxpr, chosen: Equation) -> tuple[list[int], list[Equation]]:

@@ -211,16 +211,13 @@ def run_lanes(
 
 def _steps(bound: _Bound, pack: _Pack, plan: Plan, c: _Carry, n: Array) -> PyTree:
     """All lanes' work n steps on, each step as the platform runs it best."""
-    prepare = _lowered if plan.lowering else (lambda step: step)
+    rules = rules_for(jax.default_backend())
+    prepare = (lambda step: lower(step, rules)) if plan.lowering else (lambda step: step)
     if pack.lanes == 1:
         job = c.job[0]
         return run_steps(lambda t, w: bound.step(job, t, w), c.t[0], n, c.work, prepare)
     step_all = jax.vmap(prepare(bound.step))  # rewritten before lanes are added
     return jax.lax.fori_loop(0, n, lambda i, w: step_all(c.job, c.t + i, w), c.work)
-
-
-def _lowered(step: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    return lower(step, rules_for(jax.default_backend()))
 
 
 def _fewest_at_once(pack: _Pack, work_bytes: int) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from fedjax_sim.core.branches import always, branch_of, conditional
+from fedjax_sim.core.branches import always, branch_by, conditional
 from fedjax_sim.core.types import Array, PyTree
 
 Step = Callable[[Array, PyTree], PyTree]
@@ -28,7 +26,8 @@ def run_steps(
     t is compared with what the work does not change, each branch gets a loop of its own, and so do
     the branches of a conditional inside a branch; else this is one loop over `step`. A choice by
     the client alone (its width) or by a draw stays in the step: there is one such conditional in
-    the forward pass and one in the backward pass, and their branches would multiply.
+    the forward pass and one in the backward pass, and their branches would multiply, as would
+    those of several choices beside each other.
 
     Args:
       step: pure.
@@ -75,7 +74,7 @@ def _branches(step: Step, t: Array, work: PyTree) -> list[tuple[Step, Alive]] | 
     chosen = conditional(program, by=0)
     if chosen is None:
         return None
-    which = branch_of(program, chosen)
+    which = branch_by(program, chosen, 0)
 
     def one(branch: int) -> tuple[Step, Alive]:
         run = always(program, chosen, branch)
@@ -83,8 +82,6 @@ def _branches(step: Step, t: Array, work: PyTree) -> list[tuple[Step, Alive]] | 
         def taken(t: Array, work: PyTree) -> PyTree:
             return jax.tree.unflatten(jax.tree.structure(out), run(t, *jax.tree.leaves(work)))
 
-        # `lax.switch` takes the nearest branch for an index beyond them.
-        return taken, lambda t: jnp.clip(which(t), 0, len(every) - 1) == branch
+        return taken, lambda t: which(t) == branch
 
-    every: tuple[Any, ...] = chosen.params["branches"]
-    return [one(i) for i in range(len(every))]
+    return [one(i) for i in range(len(chosen.params["branches"]))]

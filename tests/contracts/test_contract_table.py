@@ -133,7 +133,7 @@ def test_one_compile(x64, name):
     assert max(moved) > 1e-4, "the other seed and numbers changed nothing"
 
 
-EAGER = ("scaffold",)  # the others, alike, when slow
+EAGER = ("scaffold", "fedrep")  # with rows; in phases; the others, alike, when slow
 SLOWLY = [n if n in EAGER else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 

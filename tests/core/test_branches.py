@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_sim.core.branches import always, branch_of, conditional
+from fedjax_sim.core.branches import always, branch_by, branch_of, conditional
 
 
 def _program(t, work):
@@ -51,7 +51,7 @@ def test_the_program_that_always_takes_a_branch_is_the_program_where_it_takes_it
     chosen = conditional(TRACED, by=0)
     values = (jnp.int32(t), jnp.float32(0.7))
     taken = int(branch_of(TRACED, chosen)(*values))
-    assert taken == (t < 3) == int(branch_of(TRACED, chosen)(values[0], None))
+    assert taken == (t < 3) == int(branch_by(TRACED, chosen, 0)(values[0]))
     want = _program(*values)
     for branch in (0, 1):
         got = always(TRACED, chosen, branch)(*values)

@@ -75,6 +75,23 @@ def test_choices_beside_each_other_do_not_multiply():
 def test_numbers_of_steps_stay_int32_where_others_are_wide(x64):
     got = run_steps(_two, jnp.int32(1), jnp.int32(4), (jnp.int32(1), jnp.int32(2)), lambda s: s)
     assert got == _plain(_two, 1, 4, (jnp.int32(1), jnp.int32(2)))
+    assert [x.dtype for x in got] == [jnp.int32] * 2
+
+
+def test_what_no_step_changes_is_computed_before_the_loop():
+    numbers = jnp.float32(np.random.default_rng(0).permutation(100))
+
+    def step(t, work):
+        n = jnp.sort(numbers)[4].astype(jnp.int32)
+        return jax.lax.cond(t < n, lambda: work + 1, lambda: work * 2)
+
+    run = jax.make_jaxpr(lambda n, w: run_steps(step, jnp.int32(0), n, w, lambda s: s))
+    outer = next(e for e in run(jnp.int32(9), 1.0).eqns if e.primitive.name == "while")
+    inner = [e for e in outer.params["body_jaxpr"].eqns if e.primitive.name == "while"]
+    conditions = [str(e.params["cond_jaxpr"]) for e in (outer, *inner)]
+    assert len(inner) == 2 and "sort" in str(run(jnp.int32(9), 1.0))
+    assert not any("sort" in condition for condition in conditions)
+    assert run_steps(step, jnp.int32(0), jnp.int32(6), jnp.float32(1), lambda s: s) == 20
 
 
 def test_under_vmap_each_has_its_own_numbers():
