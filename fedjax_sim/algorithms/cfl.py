@@ -51,7 +51,7 @@ def cfl(
       server: optimizer of each group's model, with a state a group.
 
     Cost: FedAvg's, K x P memory on every device for the cohort's updates (refused when too
-      large) and M x 4 P; K^2 P for the cosines in rounds in which a group is at rest.
+      large) and M x 3 P; K^2 P for the cosines in rounds in which a group is at rest.
     Reference: Sattler, Mueller, Samek, Clustered Federated Learning, 2019, arXiv:1910.01991,
       algorithm 4. There norms are absolute, and all clients take part in every round. Ours
       judges a group by those of its clients that were heard; the others choose later by their

@@ -65,7 +65,7 @@ def controlled(
     def given(received: Controlled, work: GradientWork) -> Controlled:
         return Controlled(received.model, received.control, mean_gradient(work))
 
-    return phases(full_gradient(), client, given=given)
+    return phases(full_gradient(), client, given=given, anew=False)
 
 
 def _controlled(

@@ -65,7 +65,8 @@ def asked_first(
     Args:
       then: receives an `Asked`, reports a `Model`.
       given: `(received, work) -> what then receives`, where it needs the client's own gradient;
-        the pass over the examples is then made in odd rounds too.
+        the pass over the examples is then made in odd rounds too. Its `start` gets all that was
+        received.
 
     Returns:
       `Task -> ClientUpdate` that receives an `Asked` and reports a `Told`. The loss that it
@@ -73,7 +74,7 @@ def asked_first(
     """
     first = full_gradient() if given is not None else _only(full_gradient(), measuring)
     trains = _only(then, lambda ctx: ~measuring(ctx))
-    return phases(first, trains, given=given, report=_told)
+    return phases(first, trains, given=given, anew=False, report=_told)
 
 
 def _told(said: Report, work: GradientWork, ctx: Context, data: ClientData) -> Report:

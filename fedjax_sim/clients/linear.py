@@ -12,7 +12,7 @@ from fedjax_sim.clients.exchange import Asked, asked_first
 from fedjax_sim.clients.sgd import GradientWork, LocalWork, Weighting, local, mean_gradient
 from fedjax_sim.core import tree
 from fedjax_sim.core.contracts import ClientUpdate, Task
-from fedjax_sim.core.types import Context, PyTree
+from fedjax_sim.core.types import Array, Context
 from fedjax_sim.data.batching import Batches, ClientData
 from fedjax_sim.transforms.correction import add_correction
 
@@ -42,10 +42,12 @@ def shifted(
     def build(task: Task) -> ClientUpdate:
         base = base_of(task)
 
-        def start(ctx: Context, received: Asked, row: PyTree, data: ClientData) -> LocalWork:
-            work = base.start(ctx, received, row, data)
-            return work._replace(extra={"correction": received.gradient})
+        def step(
+            ctx: Context, t: Array, work: LocalWork, received: Asked, data: ClientData
+        ) -> LocalWork:
+            steered = work._replace(extra={"correction": received.gradient})
+            return base.step(ctx, t, steered, received, data)._replace(extra={})
 
-        return base._replace(start=start)
+        return base._replace(step=step)
 
     return asked_first(build, given=given)

@@ -91,17 +91,15 @@ def _held(optimizer: Any, batches: Batches, weighting: Weighting, *, paired: boo
 
         def start(ctx: Context, received: Asked, row: PyTree, data: ClientData) -> LocalWork:
             work = base.start(ctx, received, row, data)
-            zero = tree.zeros(received.model.params)
-            opt = (*work.opt[:-1], received.opt)
-            return work._replace(opt=opt, extra={"correction": zero} if paired else {})
+            return work._replace(opt=(*work.opt[:-1], received.opt))
 
         def step(
             ctx: Context, t: Array, work: LocalWork, received: Asked, data: ClientData
         ) -> LocalWork:
             batch, _ = data.next(batches, work.feed, t)
             _, _, there = loss_and_gradient(task, ctx, t, received.model, batch)
-            work = work._replace(extra={"correction": tree.sub(received.gradient, there)})
-            return base.step(ctx, t, work, received, data)
+            paired = work._replace(extra={"correction": tree.sub(received.gradient, there)})
+            return base.step(ctx, t, paired, received, data)._replace(extra={})
 
         return base._replace(start=start, step=step if paired else base.step)
 

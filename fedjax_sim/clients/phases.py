@@ -20,7 +20,7 @@ class PhasedWork(NamedTuple):
     Attributes:
       first: work of the first phase.
       then: work of the second, as begun with what `first` says so far.
-      row: the client's state, where the second phase begins later with it; else `()`.
+      row: the client's state, where the second phase begins anew with it; else `()`.
     """
 
     first: PyTree
@@ -45,6 +45,7 @@ def phases(
     then: Callable[[Task], ClientUpdate],
     *,
     given: Callable[[PyTree, PyTree], PyTree] | None = None,
+    anew: bool = True,
     report: Callable[[Report, PyTree, Context, ClientData], Report] | None = None,
 ) -> Callable[[Task], ClientUpdate]:
     """Two passes over a client's data as one client update: local steps of `first`, then of `then`.
@@ -56,6 +57,8 @@ def phases(
       first: its `steps`, `start` and `step` are used; it always does all of its steps.
       then: the client update whose state and report these are.
       given: `(received, work of first) -> what then receives`; all that was received by default.
+      anew: whether `then.start` looks at what is `given`, so that the second phase must begin when
+        the first is over. Else it begins with all that was received, which saves two copies.
       report: `(report of then, work of first, ctx, data) -> report`.
 
     Cost: both works are carried. With one lane each phase has its own loop (the engine takes the
@@ -64,6 +67,7 @@ def phases(
 
     def build(task: Task) -> ClientUpdate:
         a, b = first(task), then(task)
+        later = given is not None and anew
 
         def narrowed(received: PyTree, work: PyTree) -> PyTree:
             return received if given is None else given(received, work)
@@ -73,8 +77,8 @@ def phases(
 
         def start(ctx: Context, received: PyTree, row: PyTree, data: ClientData) -> PhasedWork:
             work = a.start(ctx, received, (), data)
-            begun = b.start(ctx, narrowed(received, work), row, data)
-            return PhasedWork(work, tree.strong(begun), () if given is None else row)
+            begun = b.start(ctx, narrowed(received, work) if later else received, row, data)
+            return PhasedWork(work, tree.strong(begun), row if later else ())
 
         def begin(ctx: Context, work: PhasedWork, got: PyTree, data: ClientData) -> PyTree:
             return tree.strong(b.start(ctx, got, work.row, data))
@@ -89,7 +93,7 @@ def phases(
 
             def train(work: PhasedWork) -> PhasedWork:
                 got, begun = narrowed(received, work.first), work.then
-                if given is not None:
+                if later:
                     begun = jax.lax.cond(
                         t == n, lambda: begin(ctx, work, got, data), lambda: work.then
                     )
@@ -101,7 +105,7 @@ def phases(
             ctx: Context, work: PhasedWork, received: PyTree, row: PyTree, data: ClientData
         ) -> tuple[Report, PyTree]:
             got, begun = narrowed(received, work.first), work.then
-            if given is not None:  # without a step it has not begun from what was chosen
+            if later:  # without a step it has not begun from what was chosen
                 none = b.steps(ctx, data) == 0
                 begun = jax.lax.cond(none, lambda: begin(ctx, work, got, data), lambda: work.then)
             said, row = b.finish(ctx, begun, got, row, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,6 +29,24 @@ def after(values: PyTree, earlier: PyTree) -> PyTree:
         return values
     known = _known(jax.tree.leaves(earlier))
     return jax.tree.map(lambda v: jnp.where(known, v, jnp.zeros_like(v)), values)
+
+
+def when(true: Array, change: Callable[[PyTree], PyTree], values: PyTree) -> PyTree:
+    """`change(values)` where `true`, else `values` as they are, in place.
+
+    A `cond` copies whatever a branch hands through; this is a loop of one turn or none, which
+    copies nothing where `values` are not needed afterwards. For what happens now and then.
+
+    Args:
+      true: bool.
+      change: keeps shapes and types.
+      values: arrays.
+    """
+
+    def turn(at: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+        return jnp.zeros_like(at[0]), change(at[1])
+
+    return jax.lax.while_loop(lambda at: at[0], turn, (true, values))[1]
 
 
 def _known(leaves: list[Any]) -> Array:

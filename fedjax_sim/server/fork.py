@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_sim.core import tree
+from fedjax_sim.core import order, tree
 from fedjax_sim.core.types import Array, Model, PyTree
 
 
@@ -17,14 +17,13 @@ class Forks(NamedTuple):
     Attributes:
       parent: int32 `[M]`, the slot that was split, -1 where the slot is not in use.
       model: the model that the group had in the round of the split.
-      stays: mean unit update, from that model, of the clients that kept the old slot.
-      leaves: that of the clients that went to the new one.
+      apart: mean unit update, from that model, of the clients that went to the new slot, less that
+        of those that kept the old one.
     """
 
     parent: Array
     model: Model
-    stays: PyTree
-    leaves: PyTree
+    apart: PyTree
 
 
 class Heard(NamedTuple):
@@ -49,7 +48,7 @@ def no_forks(models: Model) -> Forks:
     """None yet, for models with leaves `[M, ...]`."""
     nowhere = tree.zeros(models)
     m = jax.tree.leaves(models)[0].shape[0]
-    return Forks(jnp.full(m, -1, jnp.int32), nowhere, nowhere.params, nowhere.params)
+    return Forks(jnp.full(m, -1, jnp.int32), nowhere, nowhere.params)
 
 
 def waiting(parent: Array, slot: Array, asked: Array) -> tuple[Array, Array]:
@@ -78,20 +77,24 @@ def take_ways(forks: Forks, ids: Array, asked: Array, cohort: Heard) -> tuple[Ar
     slot = ids[cohort.client]
     fork, _ = jax.vmap(waiting, in_axes=(None, 0, 0))(forks.parent, slot, asked[cohort.client])
 
-    def along(direction: PyTree) -> Array:
-        """Inner products `[K]` of the updates with a direction of their forks."""
+    def take(at: tuple[Array, Array]) -> tuple[Array, Array]:
+        goes = _along(forks.apart, fork, cohort) > 0
+        row = jnp.where(at_fork, cohort.client, n)
+        slot_then = jnp.where(goes, fork, slot)
+        return at[0].at[row].set(slot_then, mode="drop"), at[1].at[row].set(fork, mode="drop")
 
-        def leaf(update: Array, way: Array) -> Array:
-            own = update * way[fork]
-            return jnp.sum(own.reshape(own.shape[0], -1).astype(cohort.norms.dtype), axis=1)
+    return order.when(jnp.any(at_fork), take, (ids, asked))
 
-        parts = jax.tree.leaves(jax.tree.map(leaf, cohort.updates, direction))
-        return sum(parts, jnp.zeros_like(cohort.norms))
 
-    goes = along(forks.leaves) > along(forks.stays)
-    at = jnp.where(at_fork, cohort.client, n)
-    slot = jnp.where(goes, fork, slot)
-    return ids.at[at].set(slot, mode="drop"), asked.at[at].set(fork, mode="drop")
+def _along(ways: PyTree, fork: Array, cohort: Heard) -> Array:
+    """Inner products `[K]` of the updates with the rows `fork` `[K]` of the ways."""
+
+    def leaf(update: Array, way: Array) -> Array:
+        own = update * way[fork]
+        return jnp.sum(own.reshape(own.shape[0], -1).astype(cohort.norms.dtype), axis=1)
+
+    parts = jax.tree.leaves(jax.tree.map(leaf, cohort.updates, ways))
+    return sum(parts, jnp.zeros_like(cohort.norms))
 
 
 def with_fork(
@@ -108,11 +111,11 @@ def with_fork(
       leaves: bool `[K]`, who of them goes to the new slot.
     """
     stays = (cohort.group == parent) & ~leaves
+    apart = tree.sub(_direction(cohort, leaves), _direction(cohort, stays))
     return Forks(
         parent=forks.parent.at[new].set(parent),
         model=_put(forks.model, new, jax.tree.map(lambda x: x[parent], sent)),
-        stays=_put(forks.stays, new, _direction(cohort, stays)),
-        leaves=_put(forks.leaves, new, _direction(cohort, leaves)),
+        apart=_put(forks.apart, new, apart),
     )
 
 

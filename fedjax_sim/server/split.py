@@ -10,7 +10,7 @@ import optax
 
 from fedjax_sim.aggregation.grouped import ROW_WEIGHT
 from fedjax_sim.aggregation.updates import UPDATES, cosines, row_norms
-from fedjax_sim.core import tree
+from fedjax_sim.core import order, tree
 from fedjax_sim.core.checks import choice, integer, number
 from fedjax_sim.core.contracts import ServerUpdate
 from fedjax_sim.core.types import Aggregate, Array, Member, Model, PyTree
@@ -114,7 +114,7 @@ def server_split(
     Raises:
       InputError: naming the field.
 
-    Cost: M x (4 P + optimizer state) memory besides the K x P of the updates; the cosines,
+    Cost: M x (3 P + optimizer state) memory besides the K x P of the updates; the cosines,
       K^2 P, and M K^2 for the bipartitions only in rounds in which a group is to be split.
     """
     m = integer("groups", groups, least=1)
@@ -157,7 +157,7 @@ def server_split(
         ready = _ready(rule, after, cohort, aggregate)
         due = jnp.any(ready) & (after.used < m)
         sent = state.models.model
-        return jax.lax.cond(due, lambda s: _split(rule, s, cohort, ready, sent), _same, after)
+        return order.when(due, lambda s: _split(rule, s, cohort, ready, sent), after)
 
     return ServerUpdate(
         init=init,
@@ -174,10 +174,6 @@ def model_of_slot(ctx: Any, state: SplitState, row: PyTree, data: Any) -> Model:
     """The model of the client's group."""
     del row, data
     return tree.take(state.models.model, state.ids[ctx.member.id])
-
-
-def _same(state: SplitState) -> SplitState:
-    return state
 
 
 def _heard(state: SplitState, aggregate: Aggregate) -> Heard:
@@ -221,7 +217,7 @@ def _split(
 
     def one(g: Array, state: SplitState) -> SplitState:
         go = ready[g] & (state.used < m)
-        return jax.lax.cond(go, lambda s: cut(g, s), _same, state)
+        return order.when(go, lambda s: cut(g, s), state)
 
     return jax.lax.fori_loop(0, m, one, state)
 
