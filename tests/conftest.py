@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,15 @@ for _flag, _value in _FLAGS.items():
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 # By configuration, not by environment: a command line that a test starts sees what a user sees.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Traced programs are many small objects that live long: at Python's own threshold a tenth of the
+# time goes into looking at them again and again.
+gc.set_threshold(100_000, 20, 20)
 
 # A failing example prints what reproduces it; CI draws the same examples every time.
 hypothesis.settings.register_profile(
@@ -55,6 +61,29 @@ def few_optimizations(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update(name, request.path.parent.name in _QUICK or before)
     yield
     jax.config.update(name, before)
+
+
+# Rooms in which the same little program comes back in many tests: it is compiled once a session.
+_AGAIN = {"benchmarks", "cli", "clients", "diagnostics", "docs", "experiment"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Nothing is kept in the user's cache folder."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [(name, getattr(jax.config, name)) for name in names]
+    folder = tmp_path_factory.getbasetemp() / "xla"
+    os.environ["FEDJAX_SIM_CACHE"] = str(folder)
+    if request.path.parent.name in _AGAIN:
+        for name, value in zip(names, (str(folder), 0.2), strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    yield
+    for name, value in before:
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """What does a round of each stateless algorithm cost, beside FedAvg's?
 
-    python benchmarks/algorithms/speed.py [--only NAME ...] [--pairs 5]
+    python benchmarks/algorithms/speed.py [--only NAME ...] [--pairs 40]
 
 The bundled digits (20 clients, 10 a round, two hidden layers of 200 units, 2 epochs of batches of
 10, plain SGD, one lane on one device), evaluation left out: rounds of the algorithm and of FedAvg
-in turn in one process, and the median over pairs of the ratio of their times. `passes` is what the
+in turn in one process, an eighth of a second each, and the median over pairs of the ratio of
+their times. `passes` is what the
 algorithm computes of gradients in a round, FedAvg's two epochs being 1, a forward pass a third of
 a gradient; the bar is 1.15 x `passes`. Where parts of a model are trained `passes` is left at 1;
 DepthFL is beside FedAvg of its own model, layers with exits.
@@ -56,6 +57,7 @@ from fedjax_sim.experiment.prepare import prepare
 
 RESULT = RESULTS / "algorithm_speed.json"
 BAR, CHUNK, EPOCHS = 1.15, 4, 2
+TURN_S = 0.125
 FORWARD = 1 / 3
 # Epochs of gradients in a round beside those of the local steps; an average over two rounds where
 # a step of the model takes two.
@@ -132,7 +134,7 @@ def measured(name: str, base: Side, fed: Any, pairs: int) -> Row | None:
     if not mine.stateless:
         return None
     base = base if model is None else Side("fedavg", fed, model)
-    chunks = max(1, round(1.0 / mine.run(2) * 2))
+    chunks = max(1, round(TURN_S / mine.run(4) * 4))
     timed = [(mine.run(chunks), base.run(chunks)) for _ in range(pairs)]
     ratios = [a / b for a, b in timed]
     passes = None if name in _OTHER else round(1 + _MORE.get(name, 0) / EPOCHS, 3)
@@ -140,7 +142,7 @@ def measured(name: str, base: Side, fed: Any, pairs: int) -> Row | None:
     return {
         "algorithm": name,
         "ratio": ratio,
-        "ratios": np.round(sorted(ratios), 3).tolist(),
+        "quartiles": np.round(np.percentile(ratios, [25, 75]), 3).tolist(),
         "passes": passes,
         "ms_a_round": round(1e3 * float(np.median([a for a, _ in timed])) / chunks / CHUNK, 3),
         "met": None if passes is None else ratio <= BAR * passes,
@@ -153,7 +155,7 @@ def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ALGORITHMS))
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=40)
     given = parser.parse_args()
     fed = federation(config.resolve(config.read(None), config.overrides_table(_VALUES)))
     base = Side("fedavg", fed)
@@ -166,7 +168,8 @@ def main() -> None:
         if row is None:
             continue
         verdict = {None: "-", True: "met", False: "MISSED"}[row["met"]]
-        told = f"{name:20} x {row['ratio']:.3f} {row['ratios']} passes {row['passes']} {verdict}"
+        spread = "{} to {}".format(*row["quartiles"])
+        told = f"{name:20} x {row['ratio']:.3f} ({spread}) passes {row['passes']} {verdict}"
         print(told, flush=True)
         merge(RESULT, [row], ("algorithm",))
 

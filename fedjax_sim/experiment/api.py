@@ -10,6 +10,7 @@ from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.experiment.cache_dir import keeping_programs
 from fedjax_sim.experiment.evaluation import Evaluation
 from fedjax_sim.experiment.policy import Policy
 from fedjax_sim.experiment.run_result import Run
@@ -18,6 +19,7 @@ from fedjax_sim.experiment.settings import ConfigText, Diagnosis, Settings
 from fedjax_sim.experiment.systems import Systems
 
 
+@keeping_programs()
 def run(
     recipe: Recipe,
     task: Any,
@@ -130,6 +132,7 @@ def run(
     return session.run(_listener(progress))
 
 
+@keeping_programs()
 def resume(
     out: str | Path,
     recipe: Recipe,

@@ -1,11 +1,14 @@
-"""XLA's compile cache on disk, so that the next process need not compile again."""
+"""XLA's compile cache on disk, so that the next run need not compile again."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 VARIABLE = "FEDJAX_SIM_CACHE"
 
@@ -39,3 +42,25 @@ def use_compile_cache(folder: str | Path | None = None) -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     return folder
+
+
+@contextlib.contextmanager
+def keeping_programs() -> Iterator[None]:
+    """What is compiled inside, by any thread, is kept on disk and looked for there.
+
+    Where jax was told of a folder of its own, or to keep nothing (`JAX_ENABLE_COMPILATION_CACHE`),
+    that stands. Afterwards jax is as it was. Also a decorator: `@keeping_programs()`.
+    """
+    values = jax.config.values
+    if values["jax_compilation_cache_dir"] or not values["jax_enable_compilation_cache"]:
+        yield
+        return
+    least = values["jax_persistent_cache_min_compile_time_secs"]
+    use_compile_cache()
+    compilation_cache.reset_cache()  # jax looks once whether there is a folder
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        compilation_cache.reset_cache()

@@ -21,6 +21,7 @@ from fedjax_sim.diagnostics.critical_answer import Critical, Tolerances
 from fedjax_sim.diagnostics.curvature import Landscape, landscape
 from fedjax_sim.experiment import critical_folder as folders
 from fedjax_sim.experiment import files
+from fedjax_sim.experiment.cache_dir import keeping_programs
 from fedjax_sim.experiment.critical_folder import Ground, Stop
 
 RESULT, PICTURE = "probe.json", "probe.png"
@@ -91,6 +92,7 @@ class Point:
         return found if clients is None else found | {"clients": clients}
 
 
+@keeping_programs()
 def probe_run(
     folder: str | Path,
     *,

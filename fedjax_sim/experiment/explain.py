@@ -21,6 +21,7 @@ from fedjax_sim.engine.forecast import Forecast
 from fedjax_sim.engine.packing import Packing, pack
 from fedjax_sim.engine.plan import Plan
 from fedjax_sim.experiment import explain_table, tuning
+from fedjax_sim.experiment.cache_dir import keeping_programs
 from fedjax_sim.experiment.dispatch import Dispatch
 from fedjax_sim.experiment.prepare import Prepared, prepare
 from fedjax_sim.experiment.probe import shards_for_device
@@ -116,6 +117,7 @@ class Explanation:
         return self.table()
 
 
+@keeping_programs()
 def explain(
     recipe: Recipe,
     task: Any,

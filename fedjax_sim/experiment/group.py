@@ -14,6 +14,7 @@ from fedjax_sim.data.report import holdings_table
 from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.experiment import group_choice as choices
 from fedjax_sim.experiment import group_features as measures
+from fedjax_sim.experiment.cache_dir import keeping_programs
 from fedjax_sim.experiment.group_choice import AUTO, KMEANS, Count
 from fedjax_sim.experiment.group_features import FEATURES, KINDS, LABELS, UPDATES, Measure
 from fedjax_sim.grouping import scores
@@ -89,6 +90,7 @@ class Grouping:
         return picture(self)
 
 
+@keeping_programs()
 def group(
     federation: Federation,
     *,

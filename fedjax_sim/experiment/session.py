@@ -19,6 +19,7 @@ from fedjax_sim.engine.compose import Recipe
 from fedjax_sim.engine.forecast import Forecast
 from fedjax_sim.engine.simulate import RunState
 from fedjax_sim.experiment import records as recording
+from fedjax_sim.experiment.cache_dir import keeping_programs
 from fedjax_sim.experiment.checkpoint import Position
 from fedjax_sim.experiment.diagnosis import groups_found, judge, of_groups
 from fedjax_sim.experiment.dispatch import Dispatch
@@ -129,6 +130,7 @@ class Session:
         """What the run will hold, in bytes by kind."""
         return self._dispatch.forecast
 
+    @keeping_programs()
     def run(self, on_progress: OnProgress | None = None) -> Run:
         """Train to the last round, or to where a number is no longer finite.
 

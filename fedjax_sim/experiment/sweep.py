@@ -13,6 +13,7 @@ from fedjax_sim.core.contracts import Sampler
 from fedjax_sim.core.types import Model
 from fedjax_sim.data.federated import Federation
 from fedjax_sim.engine.compose import Recipe
+from fedjax_sim.experiment.cache_dir import keeping_programs
 from fedjax_sim.experiment.prepare import prepare
 from fedjax_sim.experiment.report import duration
 from fedjax_sim.experiment.settings import UNWATCHED, Settings
@@ -24,6 +25,7 @@ from fedjax_sim.experiment.sweep_result import Sweep
 from fedjax_sim.experiment.sweep_session import SweepSession
 
 
+@keeping_programs()
 def sweep(
     recipe: Recipe,
     task: Any,

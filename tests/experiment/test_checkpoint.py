@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from experiment import little
+from sparing import few
 
 import fedjax_sim as fs
 from fedjax_sim.core.checks import InputError
@@ -93,17 +94,20 @@ def test_another_state_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(path, {"a": jax.ShapeDtypeStruct((2, 3), np.float32)})
 
 
-def test_another_experiment_is_refused(tmp_path: Path) -> None:
+CHANGES = {
+    "seed": {"seed": 1},
+    "data": {"federation": little.federation(seed=1)},
+    "recipe": {"recipe": fs.algorithms.fedavg(optax.sgd(0.05), batch_size=2)},
+    "rounds": {"rounds": 5},
+}
+
+
+@pytest.mark.parametrize("changed", few([list(CHANGES), ["data", "recipe"]], ["data", "recipe"]))
+def test_another_experiment_is_refused(tmp_path: Path, changed: list[str]) -> None:
     out = tmp_path / "run"
     little.session(out, rounds=4).run()
     (out / "summary.json").unlink()
-    changes = [
-        {"seed": 1},
-        {"federation": little.federation(seed=1)},
-        {"recipe": fs.algorithms.fedavg(optax.sgd(0.05), batch_size=2)},
-        {"rounds": 5},
-    ]
-    for change in changes:
+    for change in (CHANGES[name] for name in changed):
         with pytest.raises(InputError, match="another experiment"):
             little.session(out, resume=True, **{"rounds": 4, **change})
     with pytest.raises(InputError, match="resume keeps the plan"):
