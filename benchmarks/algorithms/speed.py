@@ -28,8 +28,8 @@ looked at.
 On that machine, in turn with the commit before: CFL 1.19 to 1.24 before, 1.06 to 1.09 since a split
 is a loop of one turn or none and clients are judged at a fork only where there are any; FedLin 1.37
 to 1.43 before, 1.18 to 1.25 since its second phase does not begin anew; Mime 1.48 before, 1.39.
-FedLin's bar is missed there: to read one more tree of the model's size makes a step's update take 31
-microseconds in place of 12 (by the profiler, which adds some), beside 150 of the whole step.
+FedLin's bar is missed there: to read one more tree of the model's size makes a step's update take
+31 microseconds in place of 12 (by the profiler, which adds some), beside 150 of the whole step.
 Batches of 16 to 125 in its measuring pass make a difference of 3 %.
 
 Writes benchmarks/results/algorithm_speed.json.
