@@ -92,6 +92,9 @@ def run(
     Returns:
       A `Run`.
 
+    Cost: one compile, seconds to tens of them, kept on disk for the next run of the same shapes
+      (`fedjax-sim doctor` says where; `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing).
+
     Raises:
       InputError: naming the field; nothing was written.
       Interrupted: on Ctrl-C or SIGTERM.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -45,7 +45,7 @@ def use_compile_cache(folder: str | Path | None = None) -> Path | None:
 
 
 @contextlib.contextmanager
-def keeping_programs() -> Iterator[None]:
+def keeping_programs() -> Generator[None]:
     """What is compiled inside, by any thread, is kept on disk and looked for there.
 
     Where jax was told of a folder of its own, or to keep nothing (`JAX_ENABLE_COMPILATION_CACHE`),
