@@ -32,7 +32,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Traced programs are many small objects that live long: at Python's own threshold a tenth of the
 # time goes into looking at them again and again.
-gc.set_threshold(100_000, 20, 20)
+gc.set_threshold(50_000, 10, 10)
 
 # A failing example prints what reproduces it; CI draws the same examples every time.
 hypothesis.settings.register_profile(
