@@ -92,7 +92,7 @@ def run(
     Returns:
       A `Run`.
 
-    Cost: one compile, seconds to tens of them, kept on disk for the next run of the same shapes
+    Cost: one compile, seconds to tens of them, kept on disk for the next run of the same program
       (`fedjax-sim doctor` says where; `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing).
 
     Raises:

@@ -46,6 +46,7 @@ class Session:
       notes: what a person should be told of how the plan was found.
     """
 
+    @keeping_programs()
     def __init__(
         self,
         recipe: Recipe,
