@@ -77,7 +77,7 @@ class _Inside:
         values = jax.config.values
         if values[FOLDER] or not values["jax_enable_compilation_cache"]:
             return False
-        self.least = values[LEAST]
+        self.ours, self.least = None, values[LEAST]
         try:
             found = use_compile_cache()
             compilation_cache.reset_cache()  # jax holds on to a folder that it once had
