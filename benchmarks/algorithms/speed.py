@@ -25,9 +25,10 @@ a step's number came out of the loop (decision 0014): those that measure a loss 
 for 1.17 passes (q-FedAvg 1.47 before, in turn), `grouped` 1.08 since it sketches only what is
 looked at.
 
-On that machine, in turn with the commit before (scratch runs; the record has the last): CFL 1.19 to 1.24 before, 1.06 to 1.09 since a split
-is a loop of one turn or none and clients are judged at a fork only where there are any; FedLin 1.37
-to 1.43 before, 1.18 to 1.25 since its second phase does not begin anew; Mime 1.48 before, 1.39.
+On that machine, in turn with the commit before (scratch runs; the record has the last): CFL 1.19 to
+1.24 before, 1.06 to 1.09 since a split is a loop of one turn or none and clients are judged at a
+fork only where there are any; FedLin 1.37 to 1.43 before, 1.18 to 1.25 since its second phase does
+not begin anew; Mime 1.48 before, 1.39.
 FedLin's bar is missed there: to read one more tree of the model's size makes a step's update take
 31 microseconds in place of 12 (by the profiler, which adds some), beside 150 of the whole step.
 Batches of 16 to 125 in its measuring pass make a difference of 3 %.
