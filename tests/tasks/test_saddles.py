@@ -1,6 +1,7 @@
 """Surfaces and networks with known saddles: values, critical points, spectra."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
