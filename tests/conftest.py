@@ -18,11 +18,10 @@ _FLAGS: dict[str, object] = {
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds": _DAY_S,
     "--xla_cpu_collective_call_terminate_timeout_seconds": _DAY_S,
 }
-# Most of the time of these tests is XLA's, and without its emitters of fusions it compiles the
-# small programs here in 40 to 60 % of the time. `XLA_FLAGS=--xla_cpu_use_fusion_emitters=true
-# pytest` tests what a user runs, as the README's examples, the notebooks and the benchmarks do.
-# A flag that XLA no longer has ends the process: this one is known up to jaxlib 0.10.
-if tuple(int(part) for part in version("jaxlib").split(".")[:2]) <= (0, 10):
+# XLA compiles the small programs here faster without its emitters of fusions. FEDJAX_SIM_FULL_XLA=1
+# tests with them, as a user runs; so do the README's examples in CI, the notebooks and benchmarks.
+# A flag that XLA does not know ends the process: this one is known to be there in jaxlib 0.10.
+if "FEDJAX_SIM_FULL_XLA" not in os.environ and version("jaxlib").startswith("0.10."):
     _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):

@@ -134,18 +134,7 @@ def cohort_of(
 
 def quick_jit(f: Any, **options: Any) -> Any:
     """`jax.jit` that spends little on optimizing: what runs here runs for milliseconds."""
-    return jax.jit(f, compiler_options=_quick_options(), **options)
-
-
-@functools.cache
-def _quick_options() -> dict[str, Any]:
-    fewer = {"xla_backend_optimization_level": 0}
-    fewest = fewer | {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(jnp.negative, compiler_options=fewest)(np.float32(1))
-    except jax.errors.JaxRuntimeError:  # newer XLA has no such option
-        return fewer
-    return fewest
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 class Script(NamedTuple):

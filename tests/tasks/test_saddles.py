@@ -1,11 +1,11 @@
 """Surfaces and networks with known saddles: values, critical points, spectra."""
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import quick_jit
+from jax.flatten_util import ravel_pytree
 from sparing import few
 
 from fedjax_sim import tasks
@@ -131,7 +131,7 @@ def network_problem(seed=0):
 
 def dense(task, params, batch):
     """`(gradient, Hessian)` over the flat parameters."""
-    vector, unravel = jax.flatten_util.ravel_pytree(params)
+    vector, unravel = ravel_pytree(params)
     loss = lambda v: task.loss(KEY, Model(unravel(v)), batch)[0]  # noqa: E731
     return tuple(np.asarray(quick_jit(of(loss))(vector)) for of in (jax.grad, jax.hessian))
 
@@ -175,7 +175,7 @@ def test_symmetric_units_have_the_same_gradient_and_a_way_out(x64, activation, s
     ):
         parts = np.moveaxis(np.asarray(leaf), axis, 0)
         np.testing.assert_allclose(parts, np.broadcast_to(parts[:1], parts.shape), rtol=1e-12)
-    _, unravel = jax.flatten_util.ravel_pytree(params)
+    _, unravel = ravel_pytree(params)
     hessian = dense(task, params, batch)[1]
     values, vectors = np.linalg.eigh(hessian)
     assert values[0] < -1e-3
